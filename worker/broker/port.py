@@ -1,0 +1,102 @@
+"""The broker as the worker sees it: a port with two adapters, RabbitMQ and in-memory.
+
+A `Link` is one live connection. It does not reconnect: when it is lost, `closed` says why and every
+call raises BrokerLostError; the caller opens a new link and declares its topology again
+(Kazoo's exchanges are not durable, contract §1.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One consumed message.
+
+    ``sent_at_ms``: the AMQP timestamp as Unix milliseconds (Kazoo's gregorian microseconds
+    converted, contract §1.3), None when absent. Header values that are byte arrays arrive as str.
+    """
+
+    queue: str
+    exchange: str
+    routing_key: str
+    body: bytes
+    tag: int = 0
+    redelivered: bool = False
+    content_type: str = ""
+    sent_at_ms: int | None = None
+    headers: Mapping[str, object] = field(default_factory=dict)
+
+
+OnDelivery = Callable[[Delivery], None]
+"""Called in delivery order, synchronously; must not raise (an exception is logged and swallowed)."""
+
+
+class Link(Protocol):
+    """One live connection to the broker."""
+
+    closed: asyncio.Future[None]
+    """Done when the connection is lost or closed; the exception, if any, says why."""
+    server_version: tuple[int, ...]
+
+    async def declare_exchange(
+        self, name: str, kind: str, *, durable: bool = False, auto_delete: bool = False
+    ) -> None: ...
+
+    async def declare_queue(
+        self,
+        name: str,
+        *,
+        durable: bool = False,
+        exclusive: bool = False,
+        auto_delete: bool = False,
+        passive: bool = False,
+        arguments: Mapping[str, object] | None = None,
+    ) -> None:
+        """Raises QueueGoneError (passive and absent) or BrokerConflictError (other arguments)."""
+
+    async def bind(self, queue: str, exchange: str, key: str) -> None: ...
+
+    async def unbind(self, queue: str, exchange: str, key: str) -> None: ...
+
+    async def consume(
+        self,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        no_ack: bool = False,
+        prefetch: int = 0,
+        arguments: Mapping[str, object] | None = None,
+    ) -> str:
+        """Start a consumer on a channel of its own; returns its tag. A stream needs prefetch and
+        acks, and ``{"x-stream-offset": n | "first" | "last" | "next"}``; the offset of a delivery
+        is in its headers."""
+
+    async def cancel(self, consumer: str) -> None: ...
+
+    def ack(self, consumer: str, tag: int, *, multiple: bool = False) -> None: ...
+
+    def requeue(self, consumer: str, tag: int) -> None:
+        """Give a work message back. Never for a stream."""
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, object] | None = None,
+        mandatory: bool = False,
+        persistent: bool = False,
+        content_type: str = "application/json",
+    ) -> asyncio.Future[bool]:
+        """Send in call order on the link's one publishing channel.
+
+        The future is True when the broker confirmed it, False when it was returned as unroutable
+        (``mandatory``), and raises BrokerLostError when the link died first. Never raises itself."""
+
+    async def close(self) -> None: ...
