@@ -73,9 +73,13 @@ class Unwatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskLiveness:
-    """Ask the switch whether the channel lives; answered by LivenessKnown within 2 s."""
+    """Ask the switch whether the channel lives; answered by LivenessKnown within 2 s.
+
+    ``quick``: when nobody has answered at all after a short grace, UNKNOWN is told at once, and
+    what becomes known later is told as well."""
 
     call_id: CallId
+    quick: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,13 +217,6 @@ class LightLamp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DarkenLamp:
-    """The dialog of ``entry`` is over."""
-
-    entry: SlotEntry
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Announce:
     """Publish a park event about the session's own call."""
 
@@ -258,7 +255,6 @@ Effect = (
     | SwapCall
     | Save
     | LightLamp
-    | DarkenLamp
     | Announce
     | AwaitSlot
     | Note

@@ -157,6 +157,11 @@ class CallWatched(ChannelEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationCompleted:
+    """The attended transfer this session reserved the slot for is complete: another call has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointFound:
     """The registrar's answer about the parker's device; empty when unknown (contract §9.4)."""
 
@@ -218,6 +223,7 @@ Event = (
     | RetrievalEnded
     | SlotFreed
     | EndpointFound
+    | ReservationCompleted
     | ChannelDestroyed
     | ChannelDisconnected
     | ChannelConnected
