@@ -1,0 +1,10 @@
+"""``python -m worker``: the same as the ``kzpark`` command."""
+
+from __future__ import annotations
+
+import sys
+
+from worker.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
