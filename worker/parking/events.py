@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from worker.parking.changes import ClaimDecided, RetrieveDecided, Released, ReleaseRefused
+from worker.parking.changes import ClaimDecided, Released, ReleaseRefused, RetrieveDecided
 from worker.parking.model import CallId, SessionId
 
 

@@ -8,15 +8,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from worker.parking.model import AccountId, CallId, ReleaseReason, SessionId, SlotEntry, SlotId, WorkerId
+from worker.parking.model import (
+    AccountId,
+    CallId,
+    ReleaseReason,
+    SessionId,
+    SlotEntry,
+    SlotId,
+    WorkerId,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """Common to all: who wrote it and the author's wall clock (information only, never decides)."""
+    """Common to all: who wrote it and the author's wall clock (information only, never decides).
+
+    ``epoch`` and ``seq`` are stamped by the replica when it appends: an epoch is one attachment of
+    the author to the log, opened by a barrier with ``seq`` 1. The table takes an author's records
+    only in turn (next number of the newest epoch), so a late duplicate has no effect and a hole is
+    noticed. 0: not stamped, taken as it comes.
+    """
 
     author: WorkerId
     at_ms: int
+    epoch: int = 0
+    seq: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +57,7 @@ class Claim(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrieve(Record):
-    """Ask for the right to pick up the call in a slot. Opens the session when it is not open yet."""
+    """Ask for the right to pick up a slot's call. Opens the session when it is not open yet."""
 
     session: SessionId
     account: AccountId
