@@ -1,0 +1,141 @@
+"""Questions put to the switch and the registrar, and what their answers add up to.
+
+Every ecallmgr node answers a channel status query; only all of them together say that a channel is
+dead (contract §3.6). Pure: time comes in, what became known goes out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from worker.kapi.registrar import RegistrarAnswer
+from worker.kapi.status import StatusAnswer
+from worker.parking.events import EndpointFound, Liveness, LivenessKnown
+from worker.parking.model import CallId, SessionId
+
+WAIT_MS = 2_000
+"""How long answers are collected (contract §3.6)."""
+QUICK_MS = 100
+"""How long a caller who waits for its hold is kept waiting for a first answer."""
+
+Answer = tuple[SessionId, LivenessKnown | EndpointFound]
+
+
+@dataclass(slots=True)
+class _StatusQuestion:
+    session: SessionId
+    call_id: CallId
+    deadline_ms: int
+    quick_ms: int | None
+    nodes: set[str] = field(default_factory=set)
+    answers: int = 0
+    down: bool = False
+
+
+class StatusInquiries:
+    """Channel status questions under way.
+
+    ``switch_nodes``: how many ecallmgr nodes are known to exist (0: unknown, wait the full time).
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[str, _StatusQuestion] = {}
+        self._silent = False
+        self.switch_nodes = 0
+
+    def ask(
+        self, msg_id: str, session: SessionId, call_id: CallId, now_ms: int, *, quick: bool
+    ) -> None:
+        """A question was sent. A switch that left the last questions unanswered is not waited for
+        by quick askers."""
+        quick_ms = (now_ms if self._silent else now_ms + QUICK_MS) if quick else None
+        self._open[msg_id] = _StatusQuestion(session, call_id, now_ms + WAIT_MS, quick_ms)
+
+    def answered(self, answer: StatusAnswer, node: str) -> list[Answer]:
+        """One node's answer; ``active`` decides at once."""
+        question = self._open.get(answer.request)
+        if question is None:
+            return []
+        self._silent = False
+        if answer.liveness is Liveness.ACTIVE:
+            return [self._close(answer.request, Liveness.ACTIVE, answer.other_leg)]
+        question.answers += 1
+        question.nodes.add(node)
+        question.down = question.down or answer.liveness is Liveness.UNKNOWN
+        question.quick_ms = None  # somebody is there: wait for all of them
+        if self.switch_nodes and len(question.nodes) >= self.switch_nodes:
+            return [self._close(answer.request, self._verdict(question))]
+        return []
+
+    def due(self, now_ms: int) -> list[Answer]:
+        known: list[Answer] = []
+        for msg_id, question in list(self._open.items()):
+            if question.deadline_ms <= now_ms:
+                self._silent = self._silent or not question.answers
+                known.append(self._close(msg_id, self._verdict(question)))
+            elif question.quick_ms is not None and question.quick_ms <= now_ms:
+                question.quick_ms = None
+                known.append((question.session, _known(question, Liveness.UNKNOWN)))
+        return known
+
+    def next_deadline_ms(self) -> int | None:
+        times = [
+            question.deadline_ms if question.quick_ms is None else question.quick_ms
+            for question in self._open.values()
+        ]
+        return min(times, default=None)
+
+    def forget(self, session: SessionId) -> None:
+        for msg_id in [m for m, question in self._open.items() if question.session == session]:
+            del self._open[msg_id]
+
+    def forget_all(self) -> None:
+        self._open.clear()
+
+    def _close(
+        self, msg_id: str, liveness: Liveness, other_leg: CallId = CallId("")  # noqa: B008
+    ) -> Answer:
+        question = self._open.pop(msg_id)
+        return question.session, _known(question, liveness, other_leg)
+
+    @staticmethod
+    def _verdict(question: _StatusQuestion) -> Liveness:
+        if question.down or not question.answers:
+            return Liveness.UNKNOWN
+        return Liveness.DEAD
+
+
+def _known(
+    question: _StatusQuestion, liveness: Liveness, other_leg: CallId = CallId("")  # noqa: B008
+) -> LivenessKnown:
+    return LivenessKnown(call_id=question.call_id, liveness=liveness, other_leg=other_leg)
+
+
+class EndpointInquiries:
+    """Registrar questions under way: the first positive answer counts (contract §9.4)."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[SessionId, int]] = {}
+
+    def ask(self, msg_id: str, session: SessionId, now_ms: int) -> None:
+        self._open[msg_id] = session, now_ms + WAIT_MS
+
+    def answered(self, answer: RegistrarAnswer) -> list[Answer]:
+        if not answer.found or answer.request not in self._open:
+            return []
+        session, _ = self._open.pop(answer.request)
+        return [(session, EndpointFound(endpoint_id=answer.endpoint_id))]
+
+    def due(self, now_ms: int) -> list[Answer]:
+        over = [msg_id for msg_id, (_, at_ms) in self._open.items() if at_ms <= now_ms]
+        return [(self._open.pop(msg_id)[0], EndpointFound(endpoint_id="")) for msg_id in over]
+
+    def next_deadline_ms(self) -> int | None:
+        return min((at_ms for _, at_ms in self._open.values()), default=None)
+
+    def forget(self, session: SessionId) -> None:
+        for msg_id in [m for m, (asker, _) in self._open.items() if asker == session]:
+            del self._open[msg_id]
+
+    def forget_all(self) -> None:
+        self._open.clear()
