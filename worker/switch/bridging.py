@@ -78,6 +78,7 @@ class Bridging:
             Bridge_Hangup_Cause=cause,
         )
         self.control.finished(channel, running.msg_id)
+        self.control.resume_deferred(channel)
 
     def _answered(self, channel: Channel, running: Running, device: Device, ring: Ring) -> None:
         leg = Channel(
@@ -230,6 +231,7 @@ class Bridging:
             other.running = None
             self.channels.completed(other, "bridge", "SUCCESS", Disposition="SUCCESS")
             self.control.finished(other, running.msg_id)
+            self.control.resume_deferred(other)
 
 
 def _seconds(value: object, *, default_s: int) -> int:

@@ -53,6 +53,8 @@ class Channel:
     alive: bool = True
     other_leg: str = ""
     running: Running | None = None
+    deferred: Running | None = None
+    """A hold that came while a bridge was ringing: it does not cancel the bridge (§13)."""
     session: Session | None = None
     channel_vars: Payload = field(default_factory=dict)
     owned: bool = False

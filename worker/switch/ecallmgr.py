@@ -127,10 +127,20 @@ class Ecallmgr:
             self.channels.event(channel, "CHANNEL_ANSWER")
 
     def _endless(self, channel: Channel, _command: Payload, running: Running) -> None:
+        current = channel.running.name if channel.running is not None else ""
+        if current == "bridge":
+            channel.deferred = running
+            return
         # A hold over a hold replaces it without a word: the inner playback never ends by itself.
-        if channel.running is not None and channel.running.name in ENDLESS:
+        if current in ENDLESS:
             channel.running = None
         self.start(channel, running)
+
+    def resume_deferred(self, channel: Channel) -> None:
+        """The bridge is over: what waited behind it begins."""
+        deferred, channel.deferred = channel.deferred, None
+        if deferred is not None and channel.alive and channel.running is None:
+            self.start(channel, deferred)
 
     def _timed(self, channel: Channel, _command: Payload, running: Running) -> None:
         timing = self.world.plan.timing
@@ -171,7 +181,7 @@ class Ecallmgr:
         running = channel.running
         if running is None:
             return
-        channel.running = None
+        channel.running = channel.deferred = None
         if running.timer is not None:
             running.timer.cancel()
         if running.name == "bridge":

@@ -1,7 +1,7 @@
 """The simulated Kazoo on a broker: a thin asyncio shell around `SwitchCore`.
 
-Speaks to the worker only through the `Link` port, so it runs on RabbitMQ and in memory. The port
-cannot set AMQP timestamps; the acceptance peer, which uses another client, covers those.
+Speaks to the worker only through the `Link` port, so it runs on RabbitMQ and in memory. Every
+message is stamped with gregorian microseconds, as Kazoo does (contract §1.3).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from worker.errors import BrokerLostError, WorkerError
 from worker.switch.callflow import Flow
 from worker.switch.core import SwitchCore
 from worker.switch.plan import CallPlan, Device, Ring, SwitchPlan
-from worker.switch.wire import JSON_TYPE, FlowResult, Incoming, Outgoing
+from worker.switch.wire import GREGORIAN_EPOCH_S, JSON_TYPE, FlowResult, Incoming, Outgoing
 from worker.switch.world import Line, Note
 
 EXCHANGES: Mapping[str, str] = {
@@ -296,6 +296,7 @@ class Switch:
                 headers=message.headers or None,
                 mandatory=message.mandatory,
                 content_type=JSON_TYPE,
+                timestamp=GREGORIAN_EPOCH_S * 1_000_000 + time.time_ns() // 1000,
             )
             self._returns.add(future)
             future.add_done_callback(partial(self._sent, message))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.unit.switch.conftest import Rig
@@ -11,7 +13,7 @@ from worker.switch.plan import ACCOUNT, BUSY, Ring
 ENDPOINT = {"Invite-Format": "endpoint", "Endpoint-URI": f"c0ffee@{ACCOUNT}"}
 
 
-def held(rig: Rig, **fields: object) -> Flow:
+def held(rig: Rig, **fields: Any) -> Flow:
     flow = rig.place(**fields)
     rig.command(flow, "hold", Insert_At="now")
     return flow
@@ -54,24 +56,32 @@ def test_the_parkee_hanging_up_ends_the_parkers_leg(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ring", "registered", "timeout", "elapsed_ms", "cause"),
+    ("ring", "timeout", "elapsed_ms", "cause"),
     [
-        (Ring(), True, 20, 20_000, "NO_ANSWER"),
-        (Ring(answer_after_ms=3_000), True, 2, 2_000, "NO_ANSWER"),
-        (BUSY, True, 20, 20, "USER_BUSY"),
-        (Ring(answer_after_ms=1), False, "20", 20, "USER_NOT_REGISTERED"),
+        (Ring(), 20, 20_000, "NO_ANSWER"),
+        (Ring(answer_after_ms=3_000), 2, 2_000, "NO_ANSWER"),
+        (Ring(), "3", 3_000, "NO_ANSWER"),
+        (BUSY, 20, 20, "USER_BUSY"),
     ],
 )
 def test_an_unanswered_bridge_completes_with_its_cause(
-    rig: Rig, ring: Ring, registered: bool, timeout: object, elapsed_ms: int, cause: str
+    rig: Rig, ring: Ring, timeout: object, elapsed_ms: int, cause: str
 ) -> None:
-    rig.device("c0ffee", ring).registered = registered
+    rig.device("c0ffee", ring)
     flow = held(rig)
     rig.command(flow, "bridge", Endpoints=[ENDPOINT], Timeout=timeout)
     rig.run(elapsed_ms - 1)
     assert completion(rig, flow) == "NONE"
     rig.run(1)
     assert completion(rig, flow) == cause
+
+
+def test_a_device_that_is_not_registered_fails_the_bridge(rig: Rig) -> None:
+    rig.device("c0ffee", Ring(answer_after_ms=1)).registered = False
+    flow = held(rig)
+    rig.command(flow, "bridge", Endpoints=[ENDPOINT], Timeout=20)
+    rig.run(20)
+    assert completion(rig, flow) == "USER_NOT_REGISTERED"
 
 
 @pytest.mark.parametrize(
@@ -186,3 +196,18 @@ def test_one_leg_of_an_intercepted_pair_ends_both(rig: Rig) -> None:
     rig.core.hang_up("phone-leg")
     assert rig.core.channels.living(parkee.call_id) is None
     assert "CHANNEL_DESTROY" in rig.seen(parkee.call_id)
+
+
+def test_a_hold_does_not_cancel_a_ringing_bridge_but_follows_it(rig: Rig) -> None:
+    rig.device("c0ffee", Ring())
+    flow = held(rig)
+    rig.command(flow, "bridge", Endpoints=[ENDPOINT], Timeout=2)
+    rig.command(flow, "hold", Insert_At="now")
+    running = rig.core.channels.by_id[flow.call_id].running
+    assert running is not None
+    assert running.name == "bridge"
+    rig.run(2_000)
+    assert completion(rig, flow) == "NO_ANSWER"
+    running = rig.core.channels.by_id[flow.call_id].running
+    assert running is not None
+    assert running.name == "hold"
