@@ -44,7 +44,7 @@ class Dialog:
     def let_go(self) -> None:
         """Others speak for it from now on."""
         self.mine = False
-        self.ended_ms = self.refresh_ms = None
+        self.ended_ms = self.refresh_ms = self.booked_ms = None
         self.plan = []
 
 
@@ -66,6 +66,10 @@ class Dialogs:
 
     def find(self, key: LampKey) -> Dialog | None:
         return self._by_key.get(key)
+
+    def at_key(self, key: LampKey) -> Dialog:
+        """The dialog with this row key; KeyError when there is none."""
+        return self._by_key[key]
 
     def at(self, place: Spelling) -> list[Dialog]:
         """What is shown on a presentity, oldest first."""
