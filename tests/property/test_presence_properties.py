@@ -133,7 +133,7 @@ class World:
 @settings(max_examples=300, deadline=None)
 def test_the_last_word_about_every_dialog_is_the_truth_and_is_said_in_time(
     steps: list[tuple[str, str, int]], shared: bool
-):
+) -> None:
     world = World(shared)
     for step, slot, wait_ms in steps:
         world.take(step, slot)
@@ -156,7 +156,7 @@ def test_the_last_word_about_every_dialog_is_the_truth_and_is_said_in_time(
 
 @given(steps=steps)
 @settings(max_examples=100, deadline=None)
-def test_no_lit_lamp_is_ever_older_than_its_expires(steps: list[tuple[str, str, int]]):
+def test_no_lit_lamp_is_ever_older_than_its_expires(steps: list[tuple[str, str, int]]) -> None:
     world = World(shared=False)
     for step, slot, wait_ms in [*steps, ("wait", "101", 100_000)]:
         if step in ("leave", "return"):
@@ -226,7 +226,7 @@ def _when(landed: tuple[int, int, LampUpdate]) -> tuple[int, int]:
 @settings(max_examples=300, deadline=None)
 def test_with_two_lagging_workers_and_an_unordered_kamailio_the_lamp_ends_true(
     lags_ms: tuple[int, int], delays: list[int], moves: list[tuple[int, int, int]]
-):
+) -> None:
     log: list[tuple[int, int, bool, SlotEntry]] = []
     held: tuple[int, SlotEntry] | None = None
     now_ms = 0
@@ -257,7 +257,9 @@ def test_with_two_lagging_workers_and_an_unordered_kamailio_the_lamp_ends_true(
     probes=st.lists(st.text(max_size=5), max_size=60),
 )
 @settings(max_examples=100, deadline=None)
-def test_probes_and_lamps_of_any_spelling_stay_within_bounds(users: list[str], probes: list[str]):
+def test_probes_and_lamps_of_any_spelling_stay_within_bounds(
+    users: list[str], probes: list[str]
+) -> None:
     book = LampBook(known_limit=20, ended_limit=10)
     for now_ms, user in enumerate(users):
         entry = SlotEntry(

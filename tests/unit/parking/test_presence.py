@@ -59,7 +59,7 @@ def nobody(_: str) -> bool:
     return False
 
 
-def test_a_parked_call_is_lit_with_its_presence_type_and_the_configured_expires():
+def test_a_parked_call_is_lit_with_its_presence_type_and_the_configured_expires() -> None:
     (update,) = a_book(expires_s=600).light(a_slot(presence_type=PresenceType.CONFIRMED), 0)
     assert update.state is PresenceType.CONFIRMED
     assert update.expires_s == 600
@@ -67,7 +67,7 @@ def test_a_parked_call_is_lit_with_its_presence_type_and_the_configured_expires(
     assert (update.lamp.user, update.lamp.realm) == ("*3101", REALM)
 
 
-def test_terminated_repeats_the_identity_that_was_lit_and_lives_ten_seconds():
+def test_terminated_repeats_the_identity_that_was_lit_and_lives_ten_seconds() -> None:
     book = a_book()
     (lit,) = book.light(a_slot(), 0)
     (dark,) = book.darken(a_slot(caller_name="somebody else"), 1_000)
@@ -76,7 +76,7 @@ def test_terminated_repeats_the_identity_that_was_lit_and_lives_ten_seconds():
     assert dark.expires_s == 10
 
 
-def test_terminated_is_said_twice_more_and_then_no_more():
+def test_terminated_is_said_twice_more_and_then_no_more() -> None:
     book = a_book()
     book.light(a_slot(), 0)
     book.darken(a_slot(), 1_000)
@@ -88,7 +88,7 @@ def test_terminated_is_said_twice_more_and_then_no_more():
     assert book.stats().lit == book.stats().ending == 0
 
 
-def test_a_second_darken_says_nothing():
+def test_a_second_darken_says_nothing() -> None:
     book = a_book()
     book.light(a_slot(), 0)
     book.darken(a_slot(), 1_000)
@@ -97,11 +97,11 @@ def test_a_second_darken_says_nothing():
     assert book.darken(a_slot(), 100_000) == []
 
 
-def test_darkening_what_was_never_lit_here_is_said_all_the_same():
+def test_darkening_what_was_never_lit_here_is_said_all_the_same() -> None:
     assert shape(a_book().darken(a_slot(), 0)) == [("call-1", "terminated")]
 
 
-def test_lighting_the_same_call_again_stops_the_terminated_and_outlasts_it():
+def test_lighting_the_same_call_again_stops_the_terminated_and_outlasts_it() -> None:
     book = a_book()
     book.light(a_slot(), 0)
     book.darken(a_slot(), 1_000)
@@ -113,7 +113,7 @@ def test_lighting_the_same_call_again_stops_the_terminated_and_outlasts_it():
     ]
 
 
-def test_a_new_call_in_a_slot_ends_the_old_dialog_first():
+def test_a_new_call_in_a_slot_ends_the_old_dialog_first() -> None:
     book = a_book()
     book.light(a_slot(), 0)
     swapped = replace(a_slot(), call_id=CallId("call-2"))
@@ -121,7 +121,7 @@ def test_a_new_call_in_a_slot_ends_the_old_dialog_first():
     assert book.darken(a_slot(), 1_001) == []
 
 
-def test_another_switch_uri_is_another_dialog():
+def test_another_switch_uri_is_another_dialog() -> None:
     book = a_book()
     book.light(a_slot(), 0)
     moved = a_slot(switch_uri="sip:10.26.0.12:11000")
@@ -130,7 +130,7 @@ def test_another_switch_uri_is_another_dialog():
     assert (lit.state, lit.lamp.switch_uri) == (PresenceType.EARLY, "sip:10.26.0.12:11000")
 
 
-def test_an_old_session_cannot_darken_what_a_newer_one_shows():
+def test_an_old_session_cannot_darken_what_a_newer_one_shows() -> None:
     book = a_book()
     book.light(a_slot(), 0)
     again = replace(a_slot(), session=SessionId("again"))
@@ -140,7 +140,7 @@ def test_an_old_session_cannot_darken_what_a_newer_one_shows():
     assert book.stats().lit == 1
 
 
-def test_a_lit_lamp_is_said_again_at_two_thirds_of_its_expires_less_some_jitter():
+def test_a_lit_lamp_is_said_again_at_two_thirds_of_its_expires_less_some_jitter() -> None:
     book = a_book(expires_s=600)
     book.light(a_slot(), 0)
     said = drain(book, 1_000_000)
@@ -148,7 +148,7 @@ def test_a_lit_lamp_is_said_again_at_two_thirds_of_its_expires_less_some_jitter(
     assert {update.reason for _, update in said} == {Reason.REFRESHED}
 
 
-def test_hashed_jitter_spreads_refreshes():
+def test_hashed_jitter_spreads_refreshes() -> None:
     book = LampBook(expires_s=600)
     for number in range(101, 201):
         book.light(a_slot(str(number), f"call-{number}"), 0)
@@ -157,7 +157,7 @@ def test_hashed_jitter_spreads_refreshes():
     assert min(times) >= 339_000
 
 
-def test_an_invisible_slot_says_nothing_but_is_known():
+def test_an_invisible_slot_says_nothing_but_is_known() -> None:
     book = a_book()
     hidden = a_slot(presence_type=PresenceType.TERMINATED)
     assert book.light(hidden, 0) == []
@@ -165,14 +165,14 @@ def test_an_invisible_slot_says_nothing_but_is_known():
     assert [update.state for update in book.probe(REALM, "*3101")] == [PresenceType.TERMINATED]
 
 
-def test_a_reservation_lights_nothing():
+def test_a_reservation_lights_nothing() -> None:
     book = a_book()
     book.saw_occupied(a_slot(reserved=True))
     assert book.light(a_slot(reserved=True), 0) == []
     assert book.stats().foreign == 0
 
 
-def test_two_calls_on_one_presentity_when_one_ends_the_other_is_said_again():
+def test_two_calls_on_one_presentity_when_one_ends_the_other_is_said_again() -> None:
     book = a_book()
     first = a_slot("101", "call-1", presence_user="*3000")
     second = a_slot("102", "call-2", presence_user="*3000")
@@ -190,7 +190,7 @@ def test_two_calls_on_one_presentity_when_one_ends_the_other_is_said_again():
     ]
 
 
-def test_one_call_shown_by_two_slots_stays_lit_until_both_are_free():
+def test_one_call_shown_by_two_slots_stays_lit_until_both_are_free() -> None:
     book = a_book()
     first = a_slot("101", presence_user="*3000")
     second = a_slot("102", presence_user="*3000")
@@ -203,7 +203,7 @@ def test_one_call_shown_by_two_slots_stays_lit_until_both_are_free():
 # ---- probes --------------------------------------------------------------------------------------
 
 
-def test_a_probe_of_an_occupied_slot_is_answered_with_its_lamp():
+def test_a_probe_of_an_occupied_slot_is_answered_with_its_lamp() -> None:
     book = a_book()
     book.light(a_slot(), 0)
     (answer,) = book.probe(REALM, "*3101")
@@ -211,14 +211,14 @@ def test_a_probe_of_an_occupied_slot_is_answered_with_its_lamp():
     assert answer.reason is Reason.PROBED
 
 
-def test_a_probe_of_an_unknown_user_is_met_with_silence():
+def test_a_probe_of_an_unknown_user_is_met_with_silence() -> None:
     book = a_book()
     book.light(a_slot(), 0)
     assert book.probe(REALM, "2001") == []
     assert book.probe("other.example.com", "*3101") == []
 
 
-def test_a_probe_of_a_known_free_slot_is_answered_with_a_stable_terminated():
+def test_a_probe_of_a_known_free_slot_is_answered_with_a_stable_terminated() -> None:
     book = a_book()
     book.know("*3101", REALM)
     (first,) = book.probe(REALM, "*3101")
@@ -228,7 +228,7 @@ def test_a_probe_of_a_known_free_slot_is_answered_with_a_stable_terminated():
     assert first.lamp.call_id.startswith("free-")
 
 
-def test_a_slot_that_was_lit_once_is_known():
+def test_a_slot_that_was_lit_once_is_known() -> None:
     book = a_book()
     book.light(a_slot(), 0)
     book.darken(a_slot(), 1)
@@ -236,7 +236,7 @@ def test_a_slot_that_was_lit_once_is_known():
     assert [update.state for update in book.probe(REALM, "*3101")] == [PresenceType.TERMINATED]
 
 
-def test_a_phone_that_spells_it_differently_is_served_in_its_own_case_from_then_on():
+def test_a_phone_that_spells_it_differently_is_served_in_its_own_case_from_then_on() -> None:
     book = a_book()
     book.light(a_slot(), 0)
     (answer,) = book.probe("ACME.Example.com", "*3101")
@@ -252,7 +252,7 @@ def test_a_phone_that_spells_it_differently_is_served_in_its_own_case_from_then_
     ]
 
 
-def test_slots_that_differ_by_case_alone_are_told_apart():
+def test_slots_that_differ_by_case_alone_are_told_apart() -> None:
     book = a_book()
     book.light(a_slot("101", "call-1", presence_user="park"), 0)
     book.light(a_slot("102", "call-2", presence_user="PARK"), 0)
@@ -266,7 +266,7 @@ def test_slots_that_differ_by_case_alone_are_told_apart():
     ]
 
 
-def test_letter_cases_learned_per_presentity_are_bounded():
+def test_letter_cases_learned_per_presentity_are_bounded() -> None:
     book = a_book()
     book.light(a_slot(presence_user="parkinglot"), 0)
     for number in range(10):
@@ -277,7 +277,7 @@ def test_letter_cases_learned_per_presentity_are_bounded():
     assert len(book.light(a_slot(presence_user="parkinglot"), 1)) <= 5
 
 
-def test_when_all_workers_hear_a_probe_only_one_answers():
+def test_when_all_workers_hear_a_probe_only_one_answers() -> None:
     owner, other = a_book(), a_book()
     owner.saw_occupied(a_slot())
     owner.light(a_slot(), 0)
@@ -290,7 +290,7 @@ def test_when_all_workers_hear_a_probe_only_one_answers():
     assert other.probe(REALM, "*3102", nobody) == []
 
 
-def test_who_alone_hears_a_probe_answers_for_the_lamps_of_others():
+def test_who_alone_hears_a_probe_answers_for_the_lamps_of_others() -> None:
     book = a_book()
     book.saw_occupied(a_slot())
     assert shape(book.probe(REALM, "*3101")) == [("call-1", "early")]
@@ -302,7 +302,7 @@ def test_who_alone_hears_a_probe_answers_for_the_lamps_of_others():
 
 
 @pytest.mark.parametrize(("realm", "user"), [("ACME.example.com", "*3101"), (REALM, "*")])
-def test_after_a_reset_the_lit_lamps_are_said_again(realm: str, user: str):
+def test_after_a_reset_the_lit_lamps_are_said_again(realm: str, user: str) -> None:
     book = a_book()
     book.light(a_slot(), 0)
     book.reset(realm, user, 10_000)
@@ -311,7 +311,7 @@ def test_after_a_reset_the_lit_lamps_are_said_again(realm: str, user: str):
     assert said[0][0] >= 10_300
 
 
-def test_a_reset_of_somebody_else_says_nothing():
+def test_a_reset_of_somebody_else_says_nothing() -> None:
     book = a_book()
     book.light(a_slot(), 0)
     book.reset("other.example.com", "*", 10_000)
@@ -319,7 +319,7 @@ def test_a_reset_of_somebody_else_says_nothing():
     assert drain(book, 20_000) == []
 
 
-def test_when_kamailio_is_back_lit_lamps_are_said_again_not_all_at_once():
+def test_when_kamailio_is_back_lit_lamps_are_said_again_not_all_at_once() -> None:
     book = LampBook()
     for number in range(101, 201):
         book.light(a_slot(str(number), f"call-{number}"), 0)
@@ -330,7 +330,7 @@ def test_when_kamailio_is_back_lit_lamps_are_said_again_not_all_at_once():
     assert len({at_ms // 200 for at_ms, _ in said}) >= 9
 
 
-def test_when_kamailio_is_back_the_calls_that_ended_meanwhile_are_said_to_have_ended():
+def test_when_kamailio_is_back_the_calls_that_ended_meanwhile_are_said_to_have_ended() -> None:
     book = a_book(expires_s=600)
     book.light(a_slot(), 0)
     book.darken(a_slot(), 1_000)
@@ -348,7 +348,7 @@ def test_when_kamailio_is_back_the_calls_that_ended_meanwhile_are_said_to_have_e
 # ---- other workers -------------------------------------------------------------------------------
 
 
-def test_a_lamp_that_moved_away_is_not_spoken_of_any_more():
+def test_a_lamp_that_moved_away_is_not_spoken_of_any_more() -> None:
     book = a_book()
     book.light(a_slot(), 0)
     book.forget(a_slot())
@@ -357,7 +357,7 @@ def test_a_lamp_that_moved_away_is_not_spoken_of_any_more():
     assert book.stats().foreign == 1
 
 
-def test_an_adopted_lamp_is_said_again_and_refreshed_from_then_on():
+def test_an_adopted_lamp_is_said_again_and_refreshed_from_then_on() -> None:
     book = a_book(expires_s=600)
     book.saw_occupied(a_slot())
     book.adopt(a_slot(), 1_000)
@@ -366,7 +366,7 @@ def test_an_adopted_lamp_is_said_again_and_refreshed_from_then_on():
     assert second[1].reason is Reason.REFRESHED
 
 
-def test_when_another_worker_lights_the_same_call_our_terminated_is_not_repeated():
+def test_when_another_worker_lights_the_same_call_our_terminated_is_not_repeated() -> None:
     book = a_book()
     book.light(a_slot(), 0)
     book.darken(a_slot(), 1_000)
@@ -374,7 +374,7 @@ def test_when_another_worker_lights_the_same_call_our_terminated_is_not_repeated
     assert drain(book, 10_000) == []
 
 
-def test_who_lights_where_another_worker_has_just_ended_a_call_says_it_again():
+def test_who_lights_where_another_worker_has_just_ended_a_call_says_it_again() -> None:
     book = a_book()
     book.saw_occupied(a_slot())
     book.saw_free(a_slot(), OTHER, 1_000)
@@ -382,7 +382,7 @@ def test_who_lights_where_another_worker_has_just_ended_a_call_says_it_again():
     assert [at_ms for at_ms, _ in drain(book, 10_000)] == [1_510, 2_710]
 
 
-def test_what_a_dead_owner_may_not_have_darkened_is_darkened_by_one_survivor():
+def test_what_a_dead_owner_may_not_have_darkened_is_darkened_by_one_survivor() -> None:
     one, two = a_book(), a_book()
     for book in (one, two):
         book.saw_occupied(a_slot())
@@ -398,7 +398,7 @@ def test_what_a_dead_owner_may_not_have_darkened_is_darkened_by_one_survivor():
 
 
 @pytest.mark.parametrize("again", [True, False])
-def test_a_dead_owners_old_or_taken_slots_are_left_alone(again: bool):
+def test_a_dead_owners_old_or_taken_slots_are_left_alone(again: bool) -> None:
     book = a_book()
     book.saw_occupied(a_slot())
     book.saw_free(a_slot(), OTHER, 1_000)
@@ -408,7 +408,7 @@ def test_a_dead_owners_old_or_taken_slots_are_left_alone(again: bool):
     assert drain(book, 100_000) == []
 
 
-def test_a_swap_by_our_own_session_ends_the_old_dialog_when_it_lights_the_new_one():
+def test_a_swap_by_our_own_session_ends_the_old_dialog_when_it_lights_the_new_one() -> None:
     book = a_book()
     book.saw_occupied(a_slot())
     book.light(a_slot(), 0)
@@ -418,7 +418,7 @@ def test_a_swap_by_our_own_session_ends_the_old_dialog_when_it_lights_the_new_on
     assert book.stats().lit == 1
 
 
-def test_a_slot_of_others_that_changes_hands_shows_only_the_last_call():
+def test_a_slot_of_others_that_changes_hands_shows_only_the_last_call() -> None:
     book = a_book()
     book.saw_occupied(a_slot())
     book.saw_occupied(a_slot(call_id="call-2"))
@@ -428,7 +428,7 @@ def test_a_slot_of_others_that_changes_hands_shows_only_the_last_call():
 # ---- drift ---------------------------------------------------------------------------------------
 
 
-def test_no_drift_while_lamps_and_slots_agree():
+def test_no_drift_while_lamps_and_slots_agree() -> None:
     book = a_book()
     book.light(a_slot(), 0)
     for now_ms in range(0, 100_000, 2_000):
@@ -436,7 +436,7 @@ def test_no_drift_while_lamps_and_slots_agree():
         assert book.audit([a_slot()], now_ms) == []
 
 
-def test_a_slot_without_its_lamp_is_lit_after_a_grace():
+def test_a_slot_without_its_lamp_is_lit_after_a_grace() -> None:
     book = a_book()
     assert book.audit([a_slot()], 0) == []
     (drift,) = book.audit([a_slot()], 5_000)
@@ -446,7 +446,7 @@ def test_a_slot_without_its_lamp_is_lit_after_a_grace():
     assert book.stats().drift == 1
 
 
-def test_a_lamp_without_its_slot_is_darkened_after_a_grace():
+def test_a_lamp_without_its_slot_is_darkened_after_a_grace() -> None:
     book = a_book()
     book.light(a_slot(), 0)
     assert book.audit([], 1_000) == []
@@ -457,14 +457,14 @@ def test_a_lamp_without_its_slot_is_darkened_after_a_grace():
     assert [at_ms for at_ms, _ in said] == [6_000, 6_300, 7_500]
 
 
-def test_a_difference_that_goes_away_is_not_drift():
+def test_a_difference_that_goes_away_is_not_drift() -> None:
     book = a_book()
     book.audit([a_slot()], 0)
     book.light(a_slot(), 100)
     assert book.audit([a_slot()], 5_000) == []
 
 
-def test_another_caller_than_the_slot_says_is_repaired():
+def test_another_caller_than_the_slot_says_is_repaired() -> None:
     book = a_book()
     book.light(a_slot(), 0)
     bob = a_slot(caller_name="Bob")
@@ -474,7 +474,7 @@ def test_another_caller_than_the_slot_says_is_repaired():
     assert [update.lamp.caller_name for _, update in drain(book, 7_000)] == ["Bob"]
 
 
-def test_a_lamp_that_was_not_said_again_in_time_is_overdue():
+def test_a_lamp_that_was_not_said_again_in_time_is_overdue() -> None:
     book = a_book(expires_s=60)
     book.light(a_slot(), 0)
     book.audit([a_slot()], 100_000)
@@ -485,7 +485,7 @@ def test_a_lamp_that_was_not_said_again_in_time_is_overdue():
 # ---- bounds --------------------------------------------------------------------------------------
 
 
-def test_the_memory_of_free_slots_is_bounded():
+def test_the_memory_of_free_slots_is_bounded() -> None:
     book = a_book(known_limit=100, ended_limit=50)
     for number in range(1_000):
         book.light(a_slot(str(number), f"call-{number}"), number)
@@ -495,13 +495,13 @@ def test_the_memory_of_free_slots_is_bounded():
     assert (stats.known, stats.ended, stats.lit, stats.ending) == (100, 50, 0, 0)
 
 
-def test_lighting_the_same_lamp_for_ever_does_not_grow_the_agenda():
+def test_lighting_the_same_lamp_for_ever_does_not_grow_the_agenda() -> None:
     book = a_book()
     for now_ms in range(20_000):
         book.light(a_slot(), now_ms)
     assert len(book._dialogs._agenda) <= 1_100
 
 
-def test_hashed_jitter_is_a_stable_fraction():
+def test_hashed_jitter_is_a_stable_fraction() -> None:
     assert hashed_jitter("a") == hashed_jitter("a") != hashed_jitter("b")
     assert 0 <= hashed_jitter("\ud800") < 1
