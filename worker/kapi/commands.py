@@ -18,12 +18,12 @@ from worker.parking.events import App
 from worker.parking.model import CallId
 
 NAME_CHARS: Final = 128
-"""Longest caller name put into a command."""
+"""Longest caller name or number put into a command."""
 
 _TERMINATORS: Final = ("#", "*", *"0123456789")
 _UNSPEAKABLE: Final = re.compile(r"[^\w\s-]")
 _SPACES: Final = re.compile(r"\s+")
-_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_UNDIALABLE: Final = re.compile(r"[^\w+*#.@-]")
 _NORTH_AMERICAN: Final = re.compile(r"\+?1?([2-9]\d{2}[2-9]\d{6})")
 
 
@@ -90,6 +90,11 @@ def dialable_name(name: str) -> str:
     Only letters, digits, ``_``, ``-`` and single spaces stay (§4.11), at most NAME_CHARS.
     """
     return _SPACES.sub(" ", _UNSPEAKABLE.sub("", name)).strip()[:NAME_CHARS].rstrip()
+
+
+def dialable_number(number: str) -> str:
+    """A caller number as a dial string may carry it: nothing that could end or extend a value."""
+    return _UNDIALABLE.sub("", number)[:NAME_CHARS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +206,8 @@ def _bridge(out: _Outbox, effect: effects.Bridge, call: Call) -> CommandPayload:
 
 def _endpoint(out: _Outbox, effect: effects.Bridge, call: Call) -> dict[str, object]:
     """The parker's device by document id: the switch's directory finds where it is (§4.11)."""
-    caller = effect.caller_name or effect.caller_number
+    number = dialable_number(effect.caller_number)
+    caller = dialable_name(effect.caller_name) or number
     title = f"Parking slot {effect.slot} - {caller}" if caller else f"Parking slot {effect.slot}"
     endpoint: dict[str, object] = {
         "Invite-Format": "endpoint",
@@ -213,10 +219,10 @@ def _endpoint(out: _Outbox, effect: effects.Bridge, call: Call) -> dict[str, obj
         "Endpoint-Timeout": effect.timeout_s,
         "Custom-Channel-Vars": {},
     }
-    if effect.caller_number:
-        endpoint["Outbound-Caller-ID-Number"] = effect.caller_number
+    if number:
+        endpoint["Outbound-Caller-ID-Number"] = number
     if call.request_user:
-        endpoint["Outbound-Callee-ID-Number"] = call.request_user
+        endpoint["Outbound-Callee-ID-Number"] = dialable_number(call.request_user)
     if caller:
         endpoint["Endpoint-Actions"] = {
             "Execute-On-Answer": {"Set-Caller-ID": _restore_caller(out, caller)}
@@ -227,10 +233,9 @@ def _endpoint(out: _Outbox, effect: effects.Bridge, call: Call) -> dict[str, obj
 def _restore_caller(out: _Outbox, caller: str) -> dict[str, object]:
     """On answer the parker's display changes from the slot to the caller."""
     call_id = out.new_id()
-    name = _CONTROLS.sub("", caller)[:NAME_CHARS]
     return out.headers(out.new_id()) | {
         "Application-Name": App.SET.value,
-        "Custom-Channel-Vars": {"Caller-ID-Name": name},
+        "Custom-Channel-Vars": {"Caller-ID-Name": caller},
         "Custom-Call-Vars": {},
         "Call-ID": call_id,
     }

@@ -53,11 +53,17 @@ def parse_registrar_answer(payload: Payload) -> RegistrarAnswer | None:
         case "reg_query_resp":
             fields = payload.get("Fields")
             registrations = fields if isinstance(fields, list) else [fields]
-            answers = (_read(request, as_object(one)) for one in registrations)
-            unknown = RegistrarAnswer(request=request, found=False)
-            return next((answer for answer in answers if answer.found), unknown)
+            answers = [_read(request, as_object(one)) for one in registrations]
+            return max(
+                answers, key=_usefulness, default=RegistrarAnswer(request=request, found=False)
+            )
         case _:
             return None
+
+
+def _usefulness(answer: RegistrarAnswer) -> tuple[bool, bool]:
+    """A registration of a device is best; of equals `max` takes the first."""
+    return answer.endpoint_id != "", answer.found
 
 
 def _read(request: str, registration: Payload) -> RegistrarAnswer:
