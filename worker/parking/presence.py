@@ -41,6 +41,8 @@ __all__ = [
 
 DEFAULT_EXPIRES_S = 600
 TERMINATED_EXPIRES_S = 10
+REFRESH_AT_MOST_MS = 540_000
+"""However long Expires is: Kazoo's pick-up table forgets a parked call after 600 s."""
 REPEATS_MS = (300, 1_500)
 """``terminated`` is said again after these. Kamailio deals updates out to unordered workers: said
 once it loses against the ``early`` before it in up to half of the cases, said twice in none that
@@ -291,7 +293,8 @@ class LampBook:
         expires_ms = self._expires_s * 1000
         early = self._jitter(f"refresh {dialog.lamp.key} {now_ms}")
         dialog.published_ms = now_ms
-        dialog.refresh_ms = now_ms + expires_ms * 2 // 3 - int(expires_ms * early / 10)
+        refresh_ms = min(expires_ms * 2 // 3, REFRESH_AT_MOST_MS)
+        dialog.refresh_ms = now_ms + refresh_ms - int(refresh_ms * early / 7)
         self._dialogs.book(dialog)
         spellings = self._known.at(dialog.lamp.spelling).spellings(dialog.lamp)
         return [self._update(dialog, spelling, reason) for spelling in spellings]

@@ -144,8 +144,14 @@ def test_a_lit_lamp_is_said_again_at_two_thirds_of_its_expires_less_some_jitter(
     book = a_book(expires_s=600)
     book.light(a_slot(), 0)
     said = drain(book, 1_000_000)
-    assert [at_ms for at_ms, _ in said] == [370_000, 740_000]
+    assert [at_ms for at_ms, _ in said] == [371_429, 742_858]
     assert {update.reason for _, update in said} == {Reason.REFRESHED}
+
+
+def test_a_long_expires_is_refreshed_before_kazoos_pick_up_table_forgets_the_call() -> None:
+    book = a_book(expires_s=3_600)
+    book.light(a_slot(), 0)
+    assert book.next_deadline_ms() == 501_429
 
 
 def test_hashed_jitter_spreads_refreshes() -> None:
