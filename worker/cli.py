@@ -126,20 +126,23 @@ def _add_validate(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from worker.app import run
-    from worker.ops.logs import configure
     from worker.settings import read_settings
 
     settings = read_settings()
+    from worker.app import run
+    from worker.ops.logs import configure
+
     configure(level=settings.log_level, shape=settings.log_format)
     return run(settings, once=arguments.once)
 
 
 def _demo(_arguments: argparse.Namespace) -> int:
-    from worker.app import demo
     from worker.settings import read_settings
 
-    return demo(read_settings())
+    settings = read_settings()
+    from worker.app import demo
+
+    return demo(settings)
 
 
 def _validate(arguments: argparse.Namespace) -> int:

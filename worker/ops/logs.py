@@ -112,8 +112,9 @@ def _as_text(record: Mapping[str, Field]) -> str:
     for name, value in record.items():
         if name not in {"event", "at", "level"}:
             text = value if isinstance(value, str) else _as_json({"": value})[4:-1]
-            quoted = not isinstance(value, str) or (text.isprintable() and " " not in text)
-            words.append(f"{name}={text if quoted else json.dumps(text)}")
+            bare = text.isprintable() and (" " not in text or not isinstance(value, str))
+            shown = name if name.isprintable() else json.dumps(name)
+            words.append(f"{shown}={text if bare else json.dumps(text)}")
     return " ".join(words)
 
 

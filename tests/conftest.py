@@ -1,0 +1,50 @@
+"""What every test gets: a clean environment, markers by folder, and the broker's URL."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from worker.broker.private_node import answers
+
+TESTS = Path(__file__).parent
+DEFAULT_URL = "amqp://guest:guest@127.0.0.1:5672/%2F"
+AMQP_URL = os.environ.get("KZPARK_AMQP_URL", "")
+"""Read before `no_settings` hides it."""
+MARKERS_OF_FOLDER = {
+    "integration": ("broker",),
+    "acceptance": ("broker",),
+    "lamps": ("broker", "lamps"),
+    "chaos": ("broker", "chaos"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test's folder says what it needs; a marker in the file may say more."""
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        for marker in MARKERS_OF_FOLDER.get(folder, ()):
+            item.add_marker(marker)
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No ``KZPARK_*`` of the developer's shell reaches a test."""
+    for name in list(os.environ):
+        if name.startswith("KZPARK_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def amqp_url() -> str:
+    """URL of a real RabbitMQ. Without one the test is skipped, but in CI it fails."""
+    if AMQP_URL:
+        return AMQP_URL
+    if answers(5672):
+        return DEFAULT_URL
+    reason = "no RabbitMQ: set KZPARK_AMQP_URL or use ./test, which gets one"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
