@@ -46,12 +46,12 @@ class Calls:
         self._waiters: defaultdict[tuple[AccountId, SlotId], set[SessionId]] = defaultdict(set)
         self._done: OrderedDict[SessionId, None] = OrderedDict()
         self._agenda: list[tuple[int, SessionId]] = []
-        self._inbox: deque[tuple[SessionId, e.Event]] = deque()
+        self._inbox: deque[tuple[SessionId, e.Event | e.ChannelEvent]] = deque()
         self._busy = False
 
     # ---- in ------------------------------------------------------------------------------------
 
-    def tell(self, session: SessionId, event: e.Event, now_ms: int) -> None:
+    def tell(self, session: SessionId, event: e.Event | e.ChannelEvent, now_ms: int) -> None:
         """Feed one session, then whatever that made known to others, in order."""
         self._inbox.append((session, event))
         if self._busy:
@@ -157,14 +157,14 @@ class Calls:
 
     # ---- one step ------------------------------------------------------------------------------
 
-    def _tell_one(self, session: SessionId, event: e.Event, now_ms: int) -> None:
+    def _tell_one(self, session: SessionId, event: e.Event | e.ChannelEvent, now_ms: int) -> None:
         live = self.live.get(session)
         if live is None:
             return
         try:
             for effect in machine.receive(live.session, event, now_ms):
                 self._carry_out(live, effect, now_ms)
-        except Exception as error:  # noqa: BLE001 - one call's crash must not reach another's
+        except Exception as error:  # one call's crash must not reach another's
             self._crashed(live, event, error)
         self._rearm(live)
 
@@ -176,7 +176,7 @@ class Calls:
             heapq.heappush(self._agenda, (deadline_ms, live.id))
         live.deadline_ms = deadline_ms
 
-    def _crashed(self, live: LiveSession, event: e.Event, error: Exception) -> None:
+    def _crashed(self, live: LiveSession, event: object, error: Exception) -> None:
         session = live.session
         fields = {
             "call_id": session.call_id,

@@ -93,7 +93,7 @@ class StatusInquiries:
         self._open.clear()
 
     def _close(
-        self, msg_id: str, liveness: Liveness, other_leg: CallId = CallId("")  # noqa: B008
+        self, msg_id: str, liveness: Liveness, other_leg: CallId = CallId("")
     ) -> Answer:
         question = self._open.pop(msg_id)
         return question.session, _known(question, liveness, other_leg)
@@ -106,7 +106,7 @@ class StatusInquiries:
 
 
 def _known(
-    question: _StatusQuestion, liveness: Liveness, other_leg: CallId = CallId("")  # noqa: B008
+    question: _StatusQuestion, liveness: Liveness, other_leg: CallId = CallId("")
 ) -> LivenessKnown:
     return LivenessKnown(call_id=question.call_id, liveness=liveness, other_leg=other_leg)
 

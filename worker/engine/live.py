@@ -18,7 +18,7 @@ class LiveSession:
         self.facts = facts
         """What the log is told of it, until it is opened there."""
         self.generation = generation
-        """How often it has changed its owner: part of every id, so that no two owners repeat one."""
+        """How often it has changed its owner: part of its ids, so no two owners repeat one."""
         self.opened = opened
         self.tag: int | None = None
         """Delivery tag of an execute that is not acknowledged yet."""

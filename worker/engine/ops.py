@@ -1,4 +1,4 @@
-"""What the engine wants done in the world. The shell carries these out in order, and nothing else."""
+"""What the engine wants done in the world. The shell carries these out, in order."""
 
 from __future__ import annotations
 

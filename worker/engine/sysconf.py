@@ -29,12 +29,11 @@ KEYS = (
 class SystemConfig:
     """The system's defaults now: ``defaults``, ``account_prompts``."""
 
-    def __init__(self, settings: Defaults) -> None:
+    def __init__(self, settings: Defaults, started_at_ms: int) -> None:
         self._settings = settings
         self._said: dict[str, object] = {}
         self._asked: dict[str, str] = {}
-        self._ask_at_ms: int | None = 0
-        self._waiting_until_ms = 0
+        self._ask_at_ms: int | None = started_at_ms
         self.defaults = settings
         self.account_prompts = True
 

@@ -8,7 +8,7 @@ from typing import Final
 from worker.errors import MalformedMessageError
 from worker.kapi import envelope
 from worker.kapi.envelope import type_name
-from worker.kapi.fields import Payload, optional_object, required_text, text
+from worker.kapi.fields import Payload, as_object, optional_object, required_text, text
 from worker.kapi.registrar import OWN_APP
 
 GRACE_FACTOR: Final = 1.25
@@ -25,6 +25,8 @@ class NodeNotice:
     expires_ms: int
     apps: frozenset[str] = frozenset()
     """Names in WhApps."""
+    startups: tuple[tuple[str, int], ...] = ()
+    """When each of them started, as they tell it: another value means a restart."""
 
 
 def advertisement(
@@ -66,7 +68,13 @@ def parse_advertisement(payload: Payload) -> NodeNotice | None:
         app_name=text(payload, "App-Name"),
         expires_ms=_expires_ms(payload.get("Expires")),
         apps=frozenset(optional_object(payload, "WhApps")),
+        startups=_startups(optional_object(payload, "WhApps")),
     )
+
+
+def _startups(apps: Payload) -> tuple[tuple[str, int], ...]:
+    named = ((name, as_object(app).get("Startup")) for name, app in apps.items())
+    return tuple(sorted((name, at) for name, at in named if isinstance(at, int)))
 
 
 def _expires_ms(value: object) -> int:

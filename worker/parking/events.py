@@ -70,7 +70,7 @@ class ChannelIntercepted(ChannelEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelReplaced(ChannelEvent):
-    """CHANNEL_REPLACED or CHANNEL_DIRECT (contract §3.4): the call goes on under ``new_call_id``."""
+    """CHANNEL_REPLACED or CHANNEL_DIRECT (contract §3.4): the call has a new id."""
 
     new_call_id: CallId
     fetch_id: str = ""
@@ -177,7 +177,7 @@ class RetrievalBegun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalEnded:
-    """That pickup failed: the parkee is ours again. Also told to a retriever that waits its turn."""
+    """That pickup failed: the parkee is ours again. Also told to who waits its turn."""
 
     retriever: SessionId
 
@@ -199,7 +199,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
-    """The session goes on after an outage or in a new owner: check the channel, say it all again."""
+    """The session goes on after an outage or in a new owner: ask the switch first."""
 
     adopted: bool
 

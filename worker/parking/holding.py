@@ -135,7 +135,7 @@ def command_failed(s: Session, event: e.CommandFailed, _now_ms: int) -> None:
     """Hold media that cannot be played must not cost the caller the call: park in silence."""
     if event.app is e.App.HOLD and not event.channel_down:
         s.emit(
-            do.Note(text="hold cannot be played, parking in silence", fields=(("error", event.message),)),
+            do.Note(text="hold cannot be played", fields=(("error", event.message),)),
             do.ParkSilently(),
         )
     elif event.app in (e.App.HOLD, e.App.PARK):
@@ -376,7 +376,7 @@ def release_refused(s: Session, event: ReleaseRefused, _now_ms: int) -> None:
 
 
 def taken_away(s: Session, event: Released, now_ms: int) -> None:
-    """Somebody else freed our slot: a retriever has the parkee, or the switch told them it is dead."""
+    """Somebody else freed our slot: a retriever has the parkee, or found it dead."""
     if event.entry.session != s.id:
         return
     slot = event.entry.slot

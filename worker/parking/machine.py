@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from worker.parking import (
     arriving,
+    changes,
     events,
     holding,
     reserving,
@@ -37,8 +38,8 @@ BEFORE_HOLD = (S.CHECKING, S.CLAIMING, S.SUSPECTING)
 ALL_OPEN = tuple(state for state in State if state not in (S.NEW, S.ENDED))
 
 
-def _rows() -> dict[tuple[State, object], Step]:
-    e = events
+def _rows() -> dict[tuple[State, object], Step]:  # noqa: PLR0915 - a table, not a procedure
+    e, c = events, changes
     table: dict[tuple[State, object], Step] = {}
 
     def on(states: State | tuple[State, ...], event: object, step: Step) -> None:
@@ -58,14 +59,14 @@ def _rows() -> dict[tuple[State, object], Step]:
     on(S.CHECKING, e.LivenessKnown, arriving.act_if_alive)
     on(S.CHECKING, Timer.RECHECK, arriving.ask_again)
     on(S.CLAIMING, e.CallWatched, arriving.watched_while_claiming)
-    on(S.CLAIMING, e.ClaimDecided, arriving.claim_decided)
+    on(S.CLAIMING, c.ClaimDecided, arriving.claim_decided)
     on(S.CLAIMING, e.LivenessKnown, arriving.liveness_while_claiming)
     on(S.CONFIRMING, e.CallWatched, arriving.watched_while_claiming)
     on(S.CONFIRMING, e.LivenessKnown, arriving.confirm)
     on(S.CONFIRMING, Timer.STEP, arriving.confirm_unanswered)
     on(S.CONFIRMING, e.RetrievalBegun, holding.retrieval_begun)
     on(S.CONFIRMING, e.RetrievalEnded, holding.retrieval_ended)
-    on(S.CONFIRMING, e.Released, holding.taken_away)
+    on(S.CONFIRMING, c.Released, holding.taken_away)
     on(S.SUSPECTING, e.LivenessKnown, arriving.holder_known)
     on(S.SUSPECTING, Timer.STEP, arriving.holder_unknown)
     on(BEFORE_HOLD, e.ChannelDestroyed, arriving.gone_before_hold)
@@ -92,7 +93,7 @@ def _rows() -> dict[tuple[State, object], Step]:
     on((S.HOLDING, S.RINGING, S.CONFIRMING), e.ChannelPivoted, holding.pivoted)
     on((S.HOLDING, S.RINGING), e.RetrievalBegun, holding.retrieval_begun)
     on((S.HOLDING, S.RINGING), e.RetrievalEnded, holding.retrieval_ended)
-    on((S.HOLDING, S.RINGING), e.Released, holding.taken_away)
+    on((S.HOLDING, S.RINGING), c.Released, holding.taken_away)
     # a foreign pickup
     on(S.INTERCEPTED, e.ChannelBridged, holding.foreign_pickup_bridged)
     on(S.INTERCEPTED, Timer.STEP, holding.foreign_pickup_step)
@@ -100,14 +101,14 @@ def _rows() -> dict[tuple[State, object], Step]:
     on(S.INTERCEPTED, e.ChannelDestroyed, holding.foreign_pickup_gone)
     on(S.INTERCEPTED, e.ControlUsurped, holding.usurped_while_intercepted)
     on(S.INTERCEPTED, e.RetrievalBegun, holding.retrieval_begun)
-    on(S.INTERCEPTED, e.Released, holding.taken_away)
+    on(S.INTERCEPTED, c.Released, holding.taken_away)
     # control lost
     on(S.LEAVING, Timer.STEP, holding.has_left)
     on(S.LEAVING, e.RetrievalBegun, holding.adrift)
-    on(S.LEAVING, e.Released, holding.taken_away)
+    on(S.LEAVING, c.Released, holding.taken_away)
     on(S.LEAVING, e.ChannelIntercepted, holding.intercepted_after_usurp)
     on(S.LEAVING, e.ChannelDestroyed, holding.has_left_dead)
-    on(S.ADRIFT, e.Released, holding.taken_away)
+    on(S.ADRIFT, c.Released, holding.taken_away)
     on(S.ADRIFT, e.RetrievalBegun, holding.retrieval_begun)
     on(S.ADRIFT, e.RetrievalEnded, holding.adrift_retrieval_ended)
     on(S.ADRIFT, e.LivenessKnown, holding.adrift_liveness)
@@ -115,8 +116,8 @@ def _rows() -> dict[tuple[State, object], Step]:
     on(S.ADRIFT, e.ChannelIntercepted, holding.adrift_intercepted)
     on(S.ADRIFT, e.ChannelDestroyed, holding.parkee_gone)
     # the log decides
-    on(S.RELEASING, e.Released, holding.released)
-    on(S.RELEASING, e.ReleaseRefused, holding.release_refused)
+    on(S.RELEASING, c.Released, holding.released)
+    on(S.RELEASING, c.ReleaseRefused, holding.release_refused)
     on(S.RELEASING, Timer.STEP, holding.release_again)
     on(S.RELEASING, e.ChannelDestroyed, holding.gone_while_releasing)
     on(S.RELEASING, e.CommandCompleted, ringing.completed_while_releasing)
@@ -163,12 +164,12 @@ def _rows() -> dict[tuple[State, object], Step]:
     on(FIRST_STAGE, Timer.RECHECK, reserving.ask_timer)
     on(FIRST_STAGE, e.LivenessKnown, reserving.liveness_known)
     on((*FIRST_STAGE, S.RESERVED), e.ReservationCompleted, reserving.completed)
-    on((*FIRST_STAGE, S.RESERVED), e.Released, reserving.taken_away)
+    on((*FIRST_STAGE, S.RESERVED), c.Released, reserving.taken_away)
     on(S.RESERVED, Timer.STEP, reserving.expired)
     on(S.RELEASING, e.ReservationCompleted, reserving.completed)
 
     # -- retrieving
-    on(S.RETRIEVING, e.RetrieveDecided, retrieving.decided)
+    on(S.RETRIEVING, c.RetrieveDecided, retrieving.decided)
     on(S.RETRIEVING, e.CallWatched, retrieving.watched)
     on(S.PICKING_UP, e.CallWatched, retrieving.watched)
     on(S.PENDING, Timer.STEP, retrieving.ask_again)
@@ -180,11 +181,11 @@ def _rows() -> dict[tuple[State, object], Step]:
     on(S.PICKING_UP, e.CommandReturned, retrieving.pickup_returned)
     on(S.PICKING_UP, e.CommandCompleted, retrieving.pickup_completed)
     on(S.PICKING_UP, Timer.STEP, retrieving.gave_up)
-    on((S.PICKING_UP, S.DOUBTING), e.Released, retrieving.target_released)
+    on((S.PICKING_UP, S.DOUBTING), c.Released, retrieving.target_released)
     on(S.DOUBTING, e.LivenessKnown, retrieving.target_known)
     on(S.DOUBTING, Timer.STEP, retrieving.gave_up)
-    on(S.HANDING_OVER, e.Released, retrieving.handed_over)
-    on(S.HANDING_OVER, e.ReleaseRefused, retrieving.handed_over_by_other)
+    on(S.HANDING_OVER, c.Released, retrieving.handed_over)
+    on(S.HANDING_OVER, c.ReleaseRefused, retrieving.handed_over_by_other)
     on(S.HANDING_OVER, Timer.STEP, retrieving.hand_over_again)
     on(RETRIEVER, e.ChannelDestroyed, retrieving.retriever_gone)
     on(RETRIEVER, e.ControlUsurped, retrieving.retriever_left)
@@ -232,7 +233,9 @@ def _rows() -> dict[tuple[State, object], Step]:
 TRANSITIONS: Mapping[tuple[State, object], Step] = _rows()
 
 
-def receive(session: Session, event: events.Event, now_ms: int) -> tuple[Effect, ...]:
+def receive(
+    session: Session, event: events.Event | events.ChannelEvent, now_ms: int
+) -> tuple[Effect, ...]:
     """Feed one event; returns what is wanted, in order.
 
     Events about calls the session neither is nor has asked about are refused, as are pairs that

@@ -36,7 +36,7 @@ class PresenceType(StrEnum):
 
 
 class Compat(StrEnum):
-    """``fixed`` repairs the reference's defects; ``strict`` keeps its audible behaviour (design §8)."""
+    """``fixed`` repairs the reference's defects, ``strict`` keeps what one hears (design §8)."""
 
     FIXED = "fixed"
     STRICT = "strict"

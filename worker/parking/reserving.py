@@ -129,7 +129,8 @@ def ask_timer(s: Session, now_ms: int) -> None:
 
 
 def liveness_known(s: Session, event: e.LivenessKnown, now_ms: int) -> None:
-    asked, _ = bool(s.checks), s.checks.clear()
+    asked = bool(s.checks)
+    s.checks.clear()
     if event.liveness is e.Liveness.DEAD:
         s.finish(do.Verdict.TRANSFER)
         _wait_for_replaces(s, now_ms)
