@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,10 +88,32 @@ def _run_all() -> int:
     if _have_lamp_packages():
         phases.append(LAMP_PHASE)
     results = [(step, code) for phase in phases for step, code in _run_phase(phase)]
+    passed, failed, skipped = (
+        sum(column) for column in zip(*(_counts(step) for step, _ in results), strict=True)
+    )
     print(f"\n{time.monotonic() - started:.0f} s")
     for step, code in results:
         print(f"{'ok    ' if code == 0 else 'FAILED'} {step.name}")
-    return 1 if any(code for _, code in results) else 0
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return 0 if passed and not any(code for _, code in results) else 1
+
+
+def _counts(step: Step) -> tuple[int, int, int]:
+    """Passed, failed and skipped tests of a step, by its own report."""
+    report = _report(step)
+    if not step.is_pytest or not report.exists():
+        return 0, 0, 0
+    suites = ET.parse(report).getroot().iter("testsuite")
+    total = failed = skipped = 0
+    for suite in suites:
+        total += int(suite.get("tests", 0))
+        failed += int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+        skipped += int(suite.get("skipped", 0))
+    return total - failed - skipped, failed, skipped
+
+
+def _report(step: Step) -> Path:
+    return OUTPUT / f"{step.name.replace(' ', '-')}.xml"
 
 
 def _run_phase(steps: Sequence[Step]) -> Iterator[tuple[Step, int]]:
@@ -105,8 +128,12 @@ def _run_phase(steps: Sequence[Step]) -> Iterator[tuple[Step, int]]:
             if output is None:
                 print(f"\n== {step.name}", flush=True)
             with output or contextlib.nullcontext():
+                command = step.command
+                if step.is_pytest:
+                    _report(step).unlink(missing_ok=True)
+                    command = (*command, f"--junit-xml={_report(step)}")
                 process = subprocess.Popen(
-                    step.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
                 )
             running.append((step, path, process))
         for step, path, process in running:
