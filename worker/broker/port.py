@@ -18,13 +18,15 @@ class Delivery:
     """One consumed message.
 
     ``sent_at_ms``: the AMQP timestamp as Unix milliseconds (Kazoo's gregorian microseconds
-    converted, contract §1.3), None when absent. Header values that are byte arrays arrive as str.
+    converted, contract §1.3), None when absent or senseless. Header values that are byte arrays
+    arrive as str. ``consumer`` and ``tag`` are what `Link.ack` wants.
     """
 
     queue: str
     exchange: str
     routing_key: str
     body: bytes
+    consumer: str = ""
     tag: int = 0
     redelivered: bool = False
     content_type: str = ""
@@ -33,7 +35,7 @@ class Delivery:
 
 
 OnDelivery = Callable[[Delivery], None]
-"""Called in delivery order, synchronously; must not raise (an exception is logged and swallowed)."""
+"""Called in delivery order, synchronously. An exception is logged and swallowed."""
 
 
 class Link(Protocol):
@@ -93,10 +95,14 @@ class Link(Protocol):
         mandatory: bool = False,
         persistent: bool = False,
         content_type: str = "application/json",
+        timestamp: int | None = None,
     ) -> asyncio.Future[bool]:
         """Send in call order on the link's one publishing channel.
 
         The future is True when the broker confirmed it, False when it was returned as unroutable
-        (``mandatory``), and raises BrokerLostError when the link died first. Never raises itself."""
+        (``mandatory``) or refused by the broker, and raises BrokerLostError when the link died
+        first, BrokerError when the message cannot be sent at all (a routing key over 255 bytes, a
+        header without AMQP type). Never raises itself; a future nobody awaits is no warning.
+        ``timestamp`` is the AMQP property as the raw 64-bit number (Kazoo: gregorian us)."""
 
     async def close(self) -> None: ...
