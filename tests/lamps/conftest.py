@@ -1,0 +1,49 @@
+"""Fixtures of the lamp tests: a broker, a Kamailio of one's own and a phone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from secrets import token_hex
+
+import pytest
+
+from tests.lamps.phone import Phone
+from tests.lamps.publisher import Publisher
+from tests.lamps.rig import Kamailio, kamailio_binary
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _kamailio_is_installed() -> None:
+    """Without Kamailio the tests are skipped, but in CI they fail."""
+    if kamailio_binary() is None:
+        reason = "no Kamailio: run tests/lamps/packages.sh"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def realm() -> str:
+    """A realm no other test uses: the broker is shared."""
+    return f"r{token_hex(4)}.example.com"
+
+
+@pytest.fixture
+async def kamailio(amqp_url: str) -> AsyncIterator[Kamailio]:
+    """Kamailio as Kazoo configures it."""
+    async with Kamailio(amqp_url) as running:
+        yield running
+
+
+@pytest.fixture
+async def phone(kamailio: Kamailio) -> AsyncIterator[Phone]:
+    async with Phone(kamailio.sip_port) as running:
+        yield running
+        assert running.errors() == []
+
+
+@pytest.fixture
+async def publisher(amqp_url: str) -> AsyncIterator[Publisher]:
+    async with Publisher(amqp_url) as running:
+        yield running
