@@ -34,24 +34,36 @@ need_ensurepip() {
     die "please run: sudo apt install $package"
 }
 
-# apt-get install, as root or with a sudo that asks nothing; fails otherwise.
+# apt-get install, as root or with a sudo that asks nothing; fails otherwise. The packages'
+# services are not started: the tests start their own, on loopback.
 as_root_apt() {
     command -v apt-get >/dev/null || return 1
-    local sudo=()
+    local sudo=() policy=/usr/sbin/policy-rc.d status=0
     if [ "$(id -u)" != 0 ]; then
         sudo -n true 2>/dev/null || return 1
         sudo=(sudo -n)
     fi
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq update || true
+    if [ -e "$policy" ]; then
+        policy=
+    else
+        printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee "$policy" >/dev/null
+        "${sudo[@]}" chmod 755 "$policy"
+    fi
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y \
-        --no-install-recommends -o DPkg::Lock::Timeout=120 "$@"
+        --no-install-recommends -o DPkg::Lock::Timeout=120 "$@" || status=$?
+    [ -z "$policy" ] || "${sudo[@]}" rm -f "$policy"
+    return "$status"
 }
 
 make_venv() {
     local extra=${1:+[$1]} python stamp wanted
     python=$(find_python) || exit 2
     stamp=.venv/kzpark-installed${1:+-$1}
-    wanted=$("$python" -c 'import sys; print(sys.version, sys.executable)'; cat pyproject.toml)
+    wanted=$(
+        "$python" -c 'import os, sys; print(sys.version.split()[0], sys.executable, os.getcwd())'
+        cat pyproject.toml tools/constraints.txt
+    )
     VENV_PYTHON=$PWD/.venv/bin/python
     if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && "$VENV_PYTHON" -c 'import worker' 2>/dev/null; then
         return
@@ -63,7 +75,8 @@ make_venv() {
         "$python" -m venv --clear .venv || die "could not make .venv"
         printf '%s\n' "${wanted%%$'\n'*}" >.venv/kzpark-python
     fi
-    "$VENV_PYTHON" -m pip install -q --disable-pip-version-check -e ".$extra" >&2 ||
+    "$VENV_PYTHON" -m pip install -q --disable-pip-version-check \
+        -c tools/constraints.txt -e ".$extra" >&2 ||
         die "pip could not install the project; its message is above"
     printf '%s\n' "$wanted" >"$stamp"
 }
