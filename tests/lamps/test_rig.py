@@ -43,11 +43,12 @@ async def test_a_new_subscription_asks_the_workers_for_the_slots_state(
 async def test_updates_nobody_watches_are_dropped(
     phone: Phone, publisher: Publisher, realm: str
 ) -> None:
-    slot = f"*3101@{realm}"
+    slot, watched = f"*3101@{realm}", f"*3102@{realm}"
+    await phone.subscribe(watched)
     await publisher.say(an_entry("*3101", realm, "call-1"))
     await publisher.say(an_entry("*3102", realm, "call-2"))
-    await phone.subscribe(f"*3102@{realm}")
-    await asyncio.wait_for(publisher.heard.get(), 5)
+    await phone.wait_lit(watched, "call-2")
+    await phone.settle(0.3)
     await phone.subscribe(slot)
     await phone.wait_for(slot, "off")
 
@@ -72,8 +73,9 @@ async def test_the_switch_of_a_parked_call_is_known_until_any_call_of_the_slot_e
     await phone.subscribe(slot)
     assert await phone.pick_up(slot) == ""
     await publisher.say(an_entry("*3101", realm, "call-1"))
-    await publisher.say(an_entry("*3101", realm, "call-2"))
     await phone.wait_lit(slot, "call-1")
+    await publisher.say(an_entry("*3101", realm, "call-2"))
+    await phone.settle(0.2)
     assert await phone.pick_up(slot) == "sip:10.26.0.11:11000"
     await publisher.say(an_entry("*3101", realm, "call-1"), DARK, 10)
     await phone.wait_lit(slot, "call-2")

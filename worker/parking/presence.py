@@ -165,6 +165,15 @@ class LampBook:
                 self._dialogs.close(before)
         self._dialogs.hold(dialog, entry)
 
+    def saw_table(self, entries: Iterable[SlotEntry]) -> None:
+        """The whole slot table, after a time in which changes may have been missed: what others
+        are not said to show any more is forgotten. Publishes nothing."""
+        for dialog in list(self._dialogs):
+            if not dialog.mine:
+                self._dialogs.close(dialog)
+        for entry in entries:
+            self.saw_occupied(entry)
+
     def saw_free(self, entry: SlotEntry, owner: WorkerId | None, now_ms: int) -> None:
         """A slot was freed. ``owner``: the worker whose duty it is to darken the lamp."""
         if not _visible(entry):

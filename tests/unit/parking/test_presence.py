@@ -431,6 +431,17 @@ def test_a_slot_of_others_that_changes_hands_shows_only_the_last_call() -> None:
     assert shape(book.probe(REALM, "*3101")) == [("call-2", "early")]
 
 
+def test_after_an_outage_only_what_the_table_holds_is_shown_by_others() -> None:
+    book = a_book()
+    book.saw_occupied(a_slot("101", "call-1"))
+    book.saw_occupied(a_slot("102", "call-2"))
+    book.light(a_slot("103", "call-3"), 0)
+    book.saw_table([a_slot("102", "call-2"), a_slot("103", "call-3")])
+    assert [update.state for update in book.probe(REALM, "*3101")] == [PresenceType.TERMINATED]
+    assert shape(book.probe(REALM, "*3102")) == [("call-2", "early")]
+    assert (book.stats().lit, book.stats().foreign) == (1, 1)
+
+
 # ---- drift ---------------------------------------------------------------------------------------
 
 
