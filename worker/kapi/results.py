@@ -6,7 +6,6 @@ Both go to ``targeted`` at the execute's reply address.
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,7 +61,7 @@ def decode_result(text: str) -> ResultTerm:
     try:
         raw = base64.b64decode("".join(text.split()).encode("ascii"), validate=True)
         term = erlang.binary_to_term(raw)
-    except (ValueError, binascii.Error, erlang.ParseException) as error:
+    except Exception as error:  # the library lets zlib, struct and type errors of bad bytes through
         raise MalformedMessageError(f"not an Erlang term: {error}", "/Result") from error
     match term:
         case erlang.OtpErlangAtom() if _name(term) in _KNOWN_ATOMS:
