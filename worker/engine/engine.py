@@ -58,12 +58,24 @@ from worker.parking.lamp import LampUpdate
 from worker.parking.model import AccountId, CallId, SessionId, SlotEntry
 from worker.parking.node import parse_node
 from worker.parking.presence import LampBook
-from worker.parking.session import Rules, Session
+from worker.parking.session import Rules, Session, State
 from worker.parking.slots import SlotTable
 
 WAITED_MS = 2_000
 """An execute older than this lay in the queue: the switch is asked before it is acted on."""
 AUDIT_MS = 5_000
+PASSING_STATES = frozenset(
+    {
+        State.CLAIMING,
+        State.CONFIRMING,
+        State.RELEASING,
+        State.RETRIEVING,
+        State.PICKING_UP,
+        State.HANDING_OVER,
+        State.INTERCEPTED,
+        State.LEAVING,
+    }
+)
 TERMINATED_REPEATS_MS = (400,)
 """One repeat heals what Kamailio's unordered workers do to the first (blf.md, design §8)."""
 ADVERTISE_MS = 5_000
@@ -107,6 +119,13 @@ class Engine:
     def sessions(self) -> int:
         """How many calls this worker looks after."""
         return len(self._calls.live)
+
+    @property
+    def unsettled(self) -> int:
+        """How many sessions are between two lasting states: better not handed over just now."""
+        return sum(
+            live.session.state in PASSING_STATES for live in self._calls.live.values()
+        )
 
     @property
     def waits_for_system_config(self) -> bool:
@@ -411,7 +430,10 @@ class Engine:
         saved = orjson.loads(row.state) if row.state else {}
         attempts = [decision.attempt for decision in row.decided]
         saved["attempt"] = max([saved.get("attempt", 0), row.forgotten_claim, *attempts])
-        resuming.restore(fresh, self._table.entry_of(session), saved)
+        target = None if row.retrieves is None else self._table.entry(row.account, row.retrieves)
+        resuming.restore(
+            fresh, saved, holds=self._table.entry_of(session), retrieves=target
+        )
         live = LiveSession(fresh, facts="", generation=row.generation, opened=True)
         self._calls.add(live)
         self._log("session adopted", session=session, call_id=fresh.call_id)
@@ -423,19 +445,24 @@ class Engine:
         """The connection is gone. Sessions stay; nothing is known until `resume`."""
         self._calls.links_lost()
 
+    def let_go_of_others(self) -> None:
+        """Drop every session that the table has given to another worker. To be called before
+        anything else after a time in which this worker may have been replaced."""
+        for session, live in list(self._calls.live.items()):
+            if self._table.owner(session) != self._config.worker and (
+                live.opened or self._table.is_known(session)
+            ):
+                self._let_go(session)
+
     def resume(self, now_ms: int) -> None:
         """Connected, caught up with the log and a member: compare with the table and go on.
 
         Sessions the table has given to others are dropped, those it gives us are adopted, and those
         we had ask the switch what they missed.
         """
+        self.let_go_of_others()
         ours = set(self._table.sessions_of(self._config.worker))
-        kept: list[SessionId] = []
-        for session, live in list(self._calls.live.items()):
-            if session in ours or not (live.opened or self._table.is_known(session)):
-                kept.append(session)
-            else:
-                self._let_go(session)
+        kept = list(self._calls.live)
         for account in self._table.accounts():
             for entry in self._table.entries(account):
                 if not entry.reserved:

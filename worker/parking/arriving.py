@@ -91,8 +91,11 @@ def act_if_alive(s: Session, event: e.LivenessKnown, now_ms: int) -> None:
     """Only a channel that is not proven dead is acted on; beyond the switch's patience, only one
     that is proven alive."""
     s.liveness = event.liveness
+    target, s.target = s.target, None
     if event.liveness is e.Liveness.DEAD:
         _nothing_to_hold(s)
+    elif target is not None and event.other_leg == target.call_id:
+        retrieving.found_bridged(s, target, now_ms)
     elif event.liveness is e.Liveness.ACTIVE or s.round == 1:
         s.round = 0
         act(s, now_ms)

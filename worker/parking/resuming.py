@@ -17,9 +17,17 @@ from worker.parking.session import Check, Session, State, Timer
 UNSAVED_HANGUP_MS = 30_000
 
 
-def restore(session: Session, entry: SlotEntry | None, saved: Mapping[str, object]) -> None:
+def restore(
+    session: Session,
+    saved: Mapping[str, object],
+    *,
+    holds: SlotEntry | None,
+    retrieves: SlotEntry | None,
+) -> None:
     """Put a fresh session where ``saved`` (its checkpoint, maybe empty) and the table say it is."""
     session.started = True
+    session.target = retrieves
+    entry = holds
     session.call_id = CallId(str(saved.get("call_id", session.call_id)))
     session.attempt = _number(saved, "attempt")
     session.round = _number(saved, "round")

@@ -11,7 +11,7 @@ from worker.parking import effects as do
 from worker.parking import events as e
 from worker.parking.changes import Released, ReleaseRefused, RetrieveDecided, RetrieveOutcome
 from worker.parking.holding import has_lost_control
-from worker.parking.model import ReleaseReason
+from worker.parking.model import ReleaseReason, SlotEntry
 from worker.parking.session import RELEASE_AGAIN_MS, Session, State, Timer
 
 PICKUP_MS = 10_000
@@ -112,6 +112,13 @@ def bridged(s: Session, event: e.ChannelBridged, now_ms: int) -> None:
     if event.other_leg and event.other_leg != target.call_id:
         return
     s.asked = None
+    s.enter(State.HANDING_OVER)
+    _free_slot(s, now_ms)
+
+
+def found_bridged(s: Session, target: SlotEntry, now_ms: int) -> None:
+    """Taken over from a worker that died during the pickup: it had succeeded."""
+    s.target = target
     s.enter(State.HANDING_OVER)
     _free_slot(s, now_ms)
 
