@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from worker.switch.channels import Channel, Channels, Running
 from worker.switch.plan import Device, Ring
-from worker.switch.wire import Payload, text
+from worker.switch.wire import Payload, table, text
 from worker.switch.world import World
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ class Bridging:
         self.channels = channels
         self.devices = devices
         self.control = control
+        self.ringing: dict[str, Device] = {}
+        """Which device rings for a call."""
         self.redirected: list[str] = []
         """Call ids that were sent to another media server and must enter the flow again."""
 
@@ -37,8 +39,11 @@ class Bridging:
         self.control.start(channel, running)
         ring = device.next_ring()
         timeout_ms = _seconds(command.get("Timeout"), default_s=60) * 1000
-        self.world.note(channel.call_id, "ringing", {"Device": device.id})
+        device.screen = _title(command)
+        self.ringing[channel.call_id] = device
+        self.world.note(channel.call_id, "ringing", {"Device": device.id, "Display": device.screen})
         if not device.registered:
+            device.screen = ""
             ring = Ring(
                 cause="USER_NOT_REGISTERED",
                 fail_after_ms=self.world.plan.timing.bridge_failure_ms,
@@ -49,7 +54,7 @@ class Bridging:
             )
         elif ring.answer_after_ms is not None and ring.answer_after_ms <= timeout_ms:
             running.timer = self.world.after(
-                ring.answer_after_ms, lambda: self._answered(channel, running, device, ring)
+                ring.answer_after_ms, lambda: self._answered(channel, command, running, ring)
             )
         else:
             running.timer = self.world.after(
@@ -69,6 +74,7 @@ class Bridging:
 
     def _failed(self, channel: Channel, running: Running, cause: str) -> None:
         channel.running = None
+        self._stops_ringing(channel)
         self.channels.completed(
             channel,
             "bridge",
@@ -80,7 +86,10 @@ class Bridging:
         self.control.finished(channel, running.msg_id)
         self.control.resume_deferred(channel)
 
-    def _answered(self, channel: Channel, running: Running, device: Device, ring: Ring) -> None:
+    def _answered(self, channel: Channel, command: Payload, running: Running, ring: Ring) -> None:
+        device = self._device(command)
+        if device is None:
+            return
         leg = Channel(
             call_id=self.world.new_id("leg"),
             server=channel.server,
@@ -91,7 +100,9 @@ class Bridging:
             channel_vars={"Account-ID": device.account, "Authorizing-ID": device.id},
         )
         running.timer = None
+        self.ringing.pop(channel.call_id, None)
         device.legs.append(leg.call_id)
+        device.screen = _name_on_answer(command) or device.screen
         self.channels.add(leg)
         self.channels.event(leg, "CHANNEL_ANSWER")
         self.control.answered(channel)
@@ -99,11 +110,17 @@ class Bridging:
         if ring.talk_ms is not None:
             self.world.after(ring.talk_ms, lambda: self.control.hang_up(leg, "NORMAL_CLEARING"))
 
+    def _stops_ringing(self, channel: Channel) -> None:
+        device = self.ringing.pop(channel.call_id, None)
+        if device is not None:
+            device.screen = ""
+
     def cancelled(self, channel: Channel) -> None:
         """A bridge was flushed: the phone stops ringing, or the conversation ends."""
         other = self.channels.living(channel.other_leg)
         channel.other_leg = ""
         if other is None:
+            self._stops_ringing(channel)
             self.channels.completed(
                 channel, "bridge", "ORIGINATOR_CANCEL", Disposition="ORIGINATOR_CANCEL"
             )
@@ -210,6 +227,9 @@ class Bridging:
 
     def leg_ends(self, channel: Channel) -> None:
         """Said before the CHANNEL_DESTROY of a bridged leg."""
+        self._stops_ringing(channel)
+        if channel.device is not None:
+            channel.device.screen = ""
         other = self.channels.living(channel.other_leg)
         if other is None:
             return
@@ -232,6 +252,22 @@ class Bridging:
             self.channels.completed(other, "bridge", "SUCCESS", Disposition="SUCCESS")
             self.control.finished(other, running.msg_id)
             self.control.resume_deferred(other)
+
+
+def _endpoint(command: Payload) -> Payload:
+    endpoints = command["Endpoints"]
+    return endpoints[0] if isinstance(endpoints, list) and endpoints else {}
+
+
+def _title(command: Payload) -> str:
+    """What a ringing phone shows."""
+    return text(_endpoint(command), "Outbound-Caller-ID-Name")
+
+
+def _name_on_answer(command: Payload) -> str:
+    """What it shows once answered: Endpoint-Actions, Execute-On-Answer (contract §4.11)."""
+    actions = table(table(_endpoint(command), "Endpoint-Actions"), "Execute-On-Answer")
+    return text(table(table(actions, "Set-Caller-ID"), "Custom-Channel-Vars"), "Caller-ID-Name")
 
 
 def _seconds(value: object, *, default_s: int) -> int:

@@ -41,6 +41,8 @@ class Device:
     """How often it has been rung."""
     legs: list[str] = field(default_factory=list)
     """Call ids of the legs it has answered."""
+    screen: str = ""
+    """What its display shows while it rings or talks."""
 
     def next_ring(self) -> Ring:
         self.rung += 1

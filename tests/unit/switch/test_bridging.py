@@ -211,3 +211,20 @@ def test_a_hold_does_not_cancel_a_ringing_bridge_but_follows_it(rig: Rig) -> Non
     running = rig.core.channels.by_id[flow.call_id].running
     assert running is not None
     assert running.name == "hold"
+
+
+def test_a_phone_shows_the_slot_while_it_rings_and_the_caller_once_it_answers(rig: Rig) -> None:
+    device = rig.device("c0ffee", Ring(answer_after_ms=100))
+    flow = held(rig)
+    on_answer = {"Set-Caller-ID": {"Custom-Channel-Vars": {"Caller-ID-Name": "Alice"}}}
+    endpoint = {
+        **ENDPOINT,
+        "Outbound-Caller-ID-Name": "Parking slot 101 - Alice",
+        "Endpoint-Actions": {"Execute-On-Answer": on_answer},
+    }
+    rig.command(flow, "bridge", Endpoints=[endpoint])
+    assert device.screen == "Parking slot 101 - Alice"
+    rig.run(100)
+    assert device.screen == "Alice"
+    rig.core.hang_up(device.legs[0])
+    assert device.screen == ""
