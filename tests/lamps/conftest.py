@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from secrets import token_hex
 
 import pytest
@@ -47,3 +48,22 @@ async def phone(kamailio: Kamailio) -> AsyncIterator[Phone]:
 async def publisher(amqp_url: str) -> AsyncIterator[Publisher]:
     async with Publisher(amqp_url) as running:
         yield running
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """All a test of the rig needs. ``slot`` is the presentity the phone watches."""
+
+    kamailio: Kamailio
+    phone: Phone
+    publisher: Publisher
+    realm: str
+    slot: str
+
+
+@pytest.fixture
+async def stage(kamailio: Kamailio, phone: Phone, publisher: Publisher, realm: str) -> Stage:
+    """A phone that watches ``*3101`` of a realm of its own."""
+    slot = f"*3101@{realm}"
+    await phone.subscribe(slot)
+    return Stage(kamailio=kamailio, phone=phone, publisher=publisher, realm=realm, slot=slot)
