@@ -25,6 +25,7 @@ LEVELS: dict[str, int] = {
     "ops": 4,
     "trace": 4,
     "switch": 4,
+    "demo": 4,
     "lint": 4,
     "app": 5,
     "cli": 6,

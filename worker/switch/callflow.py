@@ -247,6 +247,7 @@ class Callflow:
     def _result(self, flow: Flow, payload: Payload) -> None:
         if flow.ended:
             flow.late_results += 1
+            self.world.note(flow.call_id, "late-result", payload)
             raise DroppedError(f"result after the flow ended ({flow.ended})")
         try:
             result = decode_result(payload.get("Result"))
