@@ -94,7 +94,7 @@ class SessionRow:
     """An open session. Read it as you like; only the table writes it.
 
     ``generation`` counts changes of owner. ``era`` and ``position`` say where in which log the row
-    last changed: of two rows for one session the higher (generation, era, position) is the newer.
+    last changed: of two rows for one session the higher (era, position) is the newer.
     """
 
     session: SessionId
@@ -117,7 +117,7 @@ class SessionRow:
 
     @property
     def rank(self) -> tuple[int, int, int]:
-        return (self.generation, self.era, self.position)
+        return (self.era, self.position, self.generation)
 
     def decision(self, kind: type[Decision], attempt: int) -> Decision | None:
         """The original decision of this attempt, if it is remembered."""

@@ -62,8 +62,10 @@ class SlotRules(SlotView):
         return []
 
     def _mark(self, row: SessionRow) -> None:
-        """The row changes by the record being applied."""
-        row.era, row.position = self.era, self.offset
+        """The row changes by the record being applied. What merging a seed does on the side makes
+        a row no newer: its true successor may be in a later seed."""
+        if not self._merging:
+            row.era, row.position = self.era, self.offset
         self._store.digest.touch("session", row.session)
 
     def _spoken_for(self, session: SessionId, author: WorkerId) -> SessionRow | None:

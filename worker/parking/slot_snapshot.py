@@ -63,6 +63,7 @@ def write_seed(known: TableState, newer: TableState, most: int) -> list[dict[str
         for row in known.store.sessions.values()
         if row.session not in newer.store.closed and _is_news(row, newer)
     ]
+    rows.sort(key=lambda row: row.holds is not None)  # what frees a slot goes first
     closed = [session for session in known.store.closed if session not in newer.store.closed]
     parts: list[dict[str, object]] = []
     for start in range(0, max(1, len(rows)), most):

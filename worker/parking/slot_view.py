@@ -74,6 +74,7 @@ class SlotView:
         self._members = Members()
         self._kept: list[Record] = []
         self._keeping: set[SessionId] = set()
+        self._merging = False
 
     # ---- questions ------------------------------------------------------------------------------
 

@@ -194,7 +194,7 @@ def session_from_plain(plain: Plain, at: str = "") -> SeededSession:
     entry = None
     if plain.get("entry") is not None:
         entry = entry_from_plain(_object(plain["entry"], f"{at}/entry"), f"{at}/entry")
-    generation, era, position = _numbers(plain.get("rank"), 3, f"{at}/rank")
+    era, position, generation = _numbers(plain.get("rank"), 3, f"{at}/rank")
     claims, retrieves = _numbers(plain.get("forgotten", [0, 0]), 2, f"{at}/forgotten")
     decided = plain.get("decided")
     if not isinstance(decided, list):

@@ -39,7 +39,7 @@ from worker.parking.records import (
 from worker.parking.slot_members import heir
 from worker.parking.slot_rows import SeededSession, SessionRow
 from worker.parking.slot_rules import REMEMBERED_CLOSED, SlotRules
-from worker.parking.slot_snapshot import read_state
+from worker.parking.slot_snapshot import TableState, read_state
 from worker.parking.slot_view import Ignored, ReadText, subject_of
 
 __all__ = ["Ignored", "ReadText", "SlotTable"]
@@ -124,8 +124,11 @@ class SlotTable(SlotRules):
         return [WorkerGone(worker=worker, dead=dead), *self._deal(worker)]
 
     def _deal(self, worker: WorkerId | None) -> list[Change]:
-        """Give the sessions of a worker that is no member (or nobody's) to the living."""
+        """Give the sessions of a worker that is no member (or nobody's) to the living. While the
+        log is not settled they wait: their owner may yet join, a newer row may yet be seeded."""
         changes: list[Change] = []
+        if not self.settled:
+            return changes
         for session in self._store.owned(worker):
             owner = heir(session, self._members.live)
             if owner == worker:
@@ -168,17 +171,22 @@ class SlotTable(SlotRules):
             return self._ignore(Ignored.VOID)
         self.era = max(self.era, seed.era + 1)
         self._store.digest.touch("table", "")
+        self._merging = True
+        changes = self._merge(seed, record.author)
+        self._merging = False
+        return changes + self._deal_absent() if self.settled else changes
+
+    def _merge(self, seed: TableState, author: WorkerId) -> list[Change]:
         changes: list[Change] = []
         for session in seed.store.closed:
             row = self._store.sessions.get(session)
-            changes += self._close(row, record.author) if row is not None else ()
+            changes += self._close(row, author) if row is not None else ()
             self._store.close(session, REMEMBERED_CLOSED)
         added: list[SessionRow] = []
         for row in seed.store.sessions.values():
             arrival = SeededSession(row=row, entry=seed.store.held_by(row))
-            changes += self._adopt(arrival, record.author, added)
+            changes += self._adopt(arrival, author, added)
         if self.settled:
-            changes += self._deal_absent()
             self._mend(added)
         return changes
 
@@ -208,11 +216,19 @@ class SlotTable(SlotRules):
         if entry is None:
             return changes
         occupant = self._store.entry(entry.account, entry.slot)
-        if occupant is None:
-            self._store.put(entry)
-        else:
-            changes.append(self._lost(entry, row, occupant.session, author))
+        if occupant is not None and self._keeps_slot(occupant, row):
+            return [*changes, self._lost(entry, row, occupant.session, author)]
+        if occupant is not None:
+            changes += self._free(occupant, ReleaseReason.EVICTED, row.session, author)
+        self._store.put(entry)
         return changes
+
+    def _keeps_slot(self, occupant: SlotEntry, arrived: SessionRow) -> bool:
+        """Of two seeded holders the one whose row changed last is right: the other was released
+        before, which its seed's author had not read yet. Once claims were decided here, the
+        occupant stays."""
+        holder = self._store.sessions[occupant.session]
+        return self.settled or holder.rank[:2] >= arrived.rank[:2]
 
     def _lost(self, entry: SlotEntry, row: SessionRow, by: SessionId, author: WorkerId) -> Released:
         """A seeded session does not get its slot back: its owner must learn of it."""
