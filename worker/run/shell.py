@@ -105,7 +105,7 @@ class Shell:
     async def _serve_one(
         self, link: Link, stopped: asyncio.Future[bool], *, first: bool
     ) -> bool:
-        """Serve on one link until it is lost or we stop. Returns whether we never were ready."""
+        """Serve on one link until it is lost or we stop. Returns whether none was ever ready."""
         try:
             await self._begin(link)
             first = False
@@ -135,7 +135,11 @@ class Shell:
             before_sleep=self._not_reached,
             reraise=True,
         )
-        attempt = asyncio.ensure_future(retrying(self._open_link))
+
+        async def open_link() -> Link:
+            return await self._open_link()
+
+        attempt = asyncio.ensure_future(retrying(open_link))
         await asyncio.wait({stopped, attempt}, return_when=asyncio.FIRST_COMPLETED)
         if not attempt.done():
             attempt.cancel()
