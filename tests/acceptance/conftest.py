@@ -7,14 +7,15 @@ from collections.abc import Iterator
 import pytest
 
 from tests.acceptance.peer import Peer
-from tests.acceptance.worker_process import WorkerProcess, running_worker, vhost_of_our_own
+from tests.acceptance.worker_process import WorkerProcess, running_worker
+from tests.rabbit import fresh_vhost
 
 VALET_CLEANUP_MS = 400
 
 
 @pytest.fixture(scope="module")
 def vhost_url(amqp_url: str) -> Iterator[str]:
-    with vhost_of_our_own(amqp_url) as url:
+    with fresh_vhost(amqp_url) as url:
         yield url
 
 

@@ -14,8 +14,6 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tests.run import _own_vhost as own_vhost
-
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 30.0
 STOP_S = 12.0
@@ -117,16 +115,6 @@ class WorkerProcess:
         if self._reader is not None:
             self._reader.join(2)
         return code
-
-
-@contextlib.contextmanager
-def vhost_of_our_own(url: str) -> Iterator[str]:
-    """The test run's vhost, or when that is the broker's default one, another just for us."""
-    if url.endswith(("%2F", "%2f")):
-        with own_vhost(url) as own:
-            yield own
-    else:
-        yield url
 
 
 @contextlib.contextmanager
