@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from secrets import token_hex
 
@@ -12,6 +12,7 @@ import pytest
 from tests.lamps.phone import Phone
 from tests.lamps.publisher import Publisher
 from tests.lamps.rig import Kamailio, kamailio_binary
+from tests.rabbit import fresh_vhost
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -24,6 +25,13 @@ def _kamailio_is_installed() -> None:
         pytest.skip(reason)
 
 
+@pytest.fixture(scope="session")
+def vhost_url(amqp_url: str) -> Iterator[str]:
+    """A virtual host for all lamp tests."""
+    with fresh_vhost(amqp_url) as url:
+        yield url
+
+
 @pytest.fixture
 def realm() -> str:
     """A realm no other test uses: the broker is shared."""
@@ -31,9 +39,9 @@ def realm() -> str:
 
 
 @pytest.fixture
-async def kamailio(amqp_url: str) -> AsyncIterator[Kamailio]:
+async def kamailio(vhost_url: str) -> AsyncIterator[Kamailio]:
     """Kamailio as Kazoo configures it."""
-    async with Kamailio(amqp_url) as running:
+    async with Kamailio(vhost_url) as running:
         yield running
 
 
@@ -45,8 +53,8 @@ async def phone(kamailio: Kamailio) -> AsyncIterator[Phone]:
 
 
 @pytest.fixture
-async def publisher(amqp_url: str) -> AsyncIterator[Publisher]:
-    async with Publisher(amqp_url) as running:
+async def publisher(vhost_url: str) -> AsyncIterator[Publisher]:
+    async with Publisher(vhost_url) as running:
         yield running
 
 
