@@ -58,7 +58,7 @@ def build_shell(settings: Settings, *, open_link: OpenLink, write_log: WriteLog)
         name=settings.node,
         settle_ms=settings.settle_ms,
         now_ms=clock.now_ms,
-        on_changes=lambda changes: shell.changed(changes),
+        on_changes=lambda changes: shell.changed(changes),  # noqa: PLW0108 - shell comes later
         write_log=write_log,
     )
     shell = Shell(

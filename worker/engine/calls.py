@@ -35,7 +35,7 @@ class Calls:
 
     def __init__(self, config: EngineConfig, emit: Callable[[Op], None], light: Light) -> None:
         self._config = config
-        self._emit = emit
+        self.emit = emit
         self._light = light
         self.live: dict[SessionId, LiveSession] = {}
         self.status = StatusInquiries()
@@ -185,7 +185,7 @@ class Calls:
             "on": type(event).__name__,
             "error": f"{type(error).__name__}: {error}",
         }
-        self._emit(Log(event="session crashed", level="error", fields=fields))
+        self.emit(Log(event="session crashed", level="error", fields=fields))
         if not session.finished and not session.control_lost:
             session.finished = True
             self._finish(live, do.Finish(verdict=do.Verdict.CONTINUE))
@@ -221,7 +221,7 @@ class Calls:
                 self._waiters[session.call.account, effect.slot].add(session.id)
             case do.Note():
                 fields = {"call_id": session.call_id, "session": session.id, **dict(effect.fields)}
-                self._emit(Log(event=effect.text, level="warning", fields=fields))
+                self.emit(Log(event=effect.text, level="warning", fields=fields))
             case (
                 do.ClaimSlot()
                 | do.RetrieveSlot()
@@ -244,7 +244,7 @@ class Calls:
 
     def _emit_all(self, ops: list[Op]) -> None:
         for op in ops:
-            self._emit(op)
+            self.emit(op)
 
     def _log_step(self, live: LiveSession, step: str) -> None:
         session = live.session
@@ -255,7 +255,7 @@ class Calls:
             "session": session.id,
             "step": step,
         }
-        self._emit(Log(event="parking", fields=fields))
+        self.emit(Log(event="parking", fields=fields))
 
     def _finish(self, live: LiveSession, finish: do.Finish) -> None:
         session = live.session
@@ -269,7 +269,7 @@ class Calls:
         session = live.session
         if live.opened or not live.facts:
             record = records.Close(author=self._config.worker, at_ms=0, session=session.id)
-            self._emit(Append(record=record))
+            self.emit(Append(record=record))
         else:
             self.remember(session.id)
         self._settle(live)
@@ -277,7 +277,7 @@ class Calls:
 
     def _settle(self, live: LiveSession) -> None:
         if live.tag is not None:
-            self._emit(Settle(tag=live.tag))
+            self.emit(Settle(tag=live.tag))
             live.tag = None
 
     # ---- listening and asking ------------------------------------------------------------------
@@ -288,7 +288,7 @@ class Calls:
         if call_id in self._bound:
             self._inbox.append((session, e.CallWatched(call_id=call_id)))
         elif keys.watchable(call_id):
-            self._emit(Bind(call_id=call_id))
+            self.emit(Bind(call_id=call_id))
 
     def _unwatch(self, session: SessionId, call_id: CallId) -> None:
         watchers = self._watchers.get(call_id)
@@ -298,13 +298,13 @@ class Calls:
         if not watchers:
             del self._watchers[call_id]
             self._bound.discard(call_id)
-            self._emit(Unbind(call_id=call_id))
+            self.emit(Unbind(call_id=call_id))
 
     def _ask_liveness(self, live: LiveSession, effect: do.AskLiveness, now_ms: int) -> None:
         config, msg_id = self._config, live.new_id()
         self.status.ask(msg_id, live.id, effect.call_id, now_ms, quick=effect.quick)
         if keys.watchable(effect.call_id):
-            self._emit(
+            self.emit(
                 wire.status_question(
                     effect.call_id, node=config.node, msg_id=msg_id, inbox=config.inbox
                 )
@@ -314,7 +314,7 @@ class Calls:
         config, msg_id = self._config, live.new_id()
         self.endpoints.ask(msg_id, live.id, now_ms)
         if keys.fits(keys.registrar_query(effect.realm, effect.user)):
-            self._emit(
+            self.emit(
                 wire.endpoint_question(effect, node=config.node, msg_id=msg_id, inbox=config.inbox)
             )
 
@@ -373,7 +373,7 @@ class Calls:
             case _:
                 state = orjson.dumps(session.checkpoint()).decode()
                 record = records.Checkpoint(**common, session=session.id, state=state)  # type: ignore[arg-type]
-        self._emit(Append(record=record))
+        self.emit(Append(record=record))
 
     @staticmethod
     def _take_facts(live: LiveSession) -> str:

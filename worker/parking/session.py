@@ -27,6 +27,7 @@ from worker.parking.node import (
     Defaults,
     Node,
     Policy,
+    presence_depends_on_slot,
     presence_user,
     requested_slot,
     resolve,
@@ -244,9 +245,9 @@ class Session:
     def hold_entry(self, entry: SlotEntry, *, completed: bool) -> None:
         """Take the slot as decided. An automatic slot's own overrides apply only now; a completed
         reservation keeps the presence it was reserved with (contract §7.9)."""
-        automatic = self.slot is None
         self.slot = entry.slot
-        if automatic and not completed:
+        automatic = not requested_slot(self.node, self.call.capture_group)
+        if automatic and not completed and presence_depends_on_slot(self.node):
             entry = replace(
                 entry,
                 presence_user=self.presence_user(entry.slot),

@@ -105,5 +105,6 @@ class Outbox:
             self._keep(op, at_ms)
 
     def _keep(self, op: Publish, at_ms: int) -> None:
-        if op.session is not None or op.exchange is Exchange.CALLEVT and "Parking-Slot" in op.payload:
+        is_park_event = op.exchange is Exchange.CALLEVT and "Parking-Slot" in op.payload
+        if op.session is not None or is_park_event:
             self._kept.append((at_ms, op))

@@ -42,6 +42,14 @@ CLOSE_S = 2.0
 
 
 
+async def _poll(done: Callable[[], bool], timeout_s: float) -> None:
+    """Wait until ``done``, at most so long."""
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + timeout_s
+    while not done() and loop.time() < until_s:  # noqa: ASYNC110 - both ends are rare
+        await asyncio.sleep(GATE_POLL_S)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Input:
     """Something for the engine. ``lasting``: still true on the next connection."""
@@ -53,7 +61,7 @@ class _Input:
 class Shell:
     """One worker process's I/O. `run` returns when ``stop`` is set."""
 
-    def __init__(  # noqa: PLR0913 - it is where everything meets
+    def __init__(
         self,
         *,
         engine: Engine,
@@ -164,32 +172,20 @@ class Shell:
         self._was_shut = False
         self._engine.resume(self._now_ms())
         self._drain()
-        await self._await_system_config()
+        await _poll(lambda: not self._engine.waits_for_system_config, CONFIG_WAIT_S)
         self._work_consumer = await link.consume(
             self._queues.work, self._work_delivery, prefetch=self._prefetch
         )
-        self._write_log(
-            "ready",
-            "info",
-            {"work": self._queues.work, "inbox": self._queues.inbox, "calls": self._engine.sessions},
-        )
+        calls = self._engine.sessions
+        self._write_log("ready", "info", {"work": self._queues.work, "calls": calls})
         self._pump()
-
-    async def _await_system_config(self) -> None:
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + CONFIG_WAIT_S
-        while self._engine.waits_for_system_config and loop.time() < until_s:
-            await asyncio.sleep(GATE_POLL_S)
 
     async def _leave(self, link: Link) -> None:
         """SIGTERM: take nothing new, let what is in mid-step land, hand the rest over."""
         self._stopping = True
         if self._work_consumer:
             await link.cancel(self._work_consumer)
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + DRAIN_S
-        while self._engine.unsettled and loop.time() < until_s and not link.closed.done():
-            await asyncio.sleep(GATE_POLL_S)
+        await _poll(lambda: not self._engine.unsettled or link.closed.done(), DRAIN_S)
         handed_over = self._engine.sessions
         await self._replica.leave()
         self._serving = False

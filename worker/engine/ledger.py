@@ -1,0 +1,191 @@
+"""What the slot log says, brought to the sessions and lamps of this worker.
+
+The table has decided before the ledger hears of it; here every decision finds whom it concerns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import orjson
+
+from worker.engine.calls import Calls
+from worker.engine.config import EngineConfig
+from worker.engine.lamps import Lamps
+from worker.engine.live import LiveSession
+from worker.engine.ops import Log
+from worker.errors import MalformedMessageError
+from worker.kapi import execute, schema
+from worker.parking import events as e
+from worker.parking import resuming
+from worker.parking.changes import (
+    Change,
+    ClaimDecided,
+    ClaimOutcome,
+    Released,
+    ReleaseRefused,
+    RetrieveDecided,
+    RetrieveEnded,
+    RetrieveOutcome,
+    SessionClosed,
+    SessionMoved,
+    SessionOpened,
+    Swapped,
+    WorkerGone,
+)
+from worker.parking.model import AccountId, SessionId, SlotEntry
+from worker.parking.node import parse_node
+from worker.parking.session import Rules, Session
+from worker.parking.slots import SlotTable
+
+
+class Ledger:
+    """Log changes in, events for sessions and lamps out."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        table: SlotTable,
+        *,
+        calls: Calls,
+        lamps: Lamps,
+        rules: Callable[[AccountId], Rules],
+    ) -> None:
+        self._config = config
+        self._table = table
+        self._calls = calls
+        self._lamps = lamps
+        self._rules = rules
+
+    def applied(self, changes: Iterable[Change], now_ms: int) -> None:
+        for change in changes:
+            self._apply(change, now_ms)
+
+    def let_go_of_others(self) -> None:
+        for session, live in list(self._calls.live.items()):
+            if self._table.owner(session) != self._config.worker and (
+                live.opened or self._table.is_known(session)
+            ):
+                self._let_go(session)
+
+    def resume(self, now_ms: int) -> None:
+        """Drop what is others', adopt what is ours, let the rest ask what it missed."""
+        self.let_go_of_others()
+        ours = set(self._table.sessions_of(self._config.worker))
+        kept = list(self._calls.live)
+        for account in self._table.accounts():
+            for entry in self._table.entries(account):
+                if not entry.reserved:
+                    self._lamps.saw_occupied(entry)
+        for session in kept:
+            self._calls.tell(session, e.Resumed(adopted=False), now_ms)
+        for session in sorted(ours - set(kept)):
+            self._adopt(session, now_ms)
+
+    def _log(self, event: str, level: str = "info", **fields: object) -> None:
+        self._calls.emit(Log(event=event, level=level, fields=fields))
+
+    def _apply(self, change: Change, now_ms: int) -> None:  # noqa: PLR0912 - one per change
+        calls = self._calls
+        match change:
+            case SessionOpened():
+                if change.owner == self._config.worker:
+                    calls.opened(change.session)
+            case ClaimDecided():
+                self._claim_decided(change, now_ms)
+            case RetrieveDecided():
+                calls.tell(change.session, change, now_ms)
+                if change.outcome is RetrieveOutcome.WON and change.entry is not None:
+                    begun = e.RetrievalBegun(retriever=change.session)
+                    calls.tell(change.entry.session, begun, now_ms)
+            case RetrieveEnded():
+                ended = e.RetrievalEnded(retriever=change.session)
+                calls.tell(change.entry.session, ended, now_ms)
+                calls.tell_waiters(change.entry.account, change.entry.slot, ended, now_ms)
+            case Released():
+                self._released(change, now_ms)
+            case ReleaseRefused():
+                calls.tell(change.by, change, now_ms)
+            case Swapped():
+                self._swapped(change, now_ms)
+            case SessionClosed():
+                calls.drop(change.session)
+            case SessionMoved():
+                self._moved(change, now_ms)
+            case WorkerGone():
+                self._lamps.owner_gone(change.worker, now_ms)
+            case _:
+                pass
+
+    def _claim_decided(self, change: ClaimDecided, now_ms: int) -> None:
+        previous, entry = change.previous, change.entry
+        if change.outcome is ClaimOutcome.COMPLETED and previous is not None:
+            if not previous.reserved:
+                self._darken(previous, now_ms)
+            self._calls.tell(previous.session, e.ReservationCompleted(), now_ms)
+        if entry is not None and not entry.reserved:
+            self._lamps.saw_occupied(entry)
+        self._calls.tell(change.session, change, now_ms)
+
+    def _released(self, change: Released, now_ms: int) -> None:
+        entry = change.entry
+        if not entry.reserved:
+            self._lamps.saw_free(change, now_ms)
+            self._darken(entry, now_ms)
+        told = [entry.session, change.by, entry.retriever]
+        for session in dict.fromkeys(told):
+            if session is not None:
+                self._calls.tell(session, change, now_ms)
+        self._calls.tell_waiters(entry.account, entry.slot, e.SlotFreed(), now_ms)
+
+    def _darken(self, entry: SlotEntry, now_ms: int) -> None:
+        """The lamp of a session of ours goes out, if it was ever lit."""
+        live = self._calls.live.get(entry.session)
+        if live is not None and live.session.announced:
+            self._lamps.darken(live.session.entry or entry, now_ms)
+
+    def _swapped(self, change: Swapped, now_ms: int) -> None:
+        """Another call id: the old dialog ends, the new one is lit (contract §3.4)."""
+        self._lamps.saw_occupied(change.after)
+        live = self._calls.live.get(change.after.session)
+        if live is not None and live.session.announced and not change.after.reserved:
+            self._lamps.light(live.session.entry or change.after, now_ms)
+
+    def _moved(self, change: SessionMoved, now_ms: int) -> None:
+        if change.owner == self._config.worker:
+            self._adopt(change.session, now_ms)
+        else:
+            self._let_go(change.session)
+
+    def _let_go(self, session: SessionId) -> None:
+        """Another worker goes on with it: not a word more from here."""
+        live = self._calls.drop(session)
+        if live is not None:
+            entry = self._table.entry_of(session)
+            if entry is not None:
+                self._lamps.forget(entry)
+            self._log("session let go", session=session, call_id=live.session.call_id)
+
+    def _adopt(self, session: SessionId, now_ms: int) -> None:
+        """Go on with a session another worker had (design §5)."""
+        row = self._table.session(session)
+        if row is None or session in self._calls.live:
+            return
+        try:
+            wanted = execute.parse_execute(orjson.loads(row.facts))
+            node = parse_node(schema.validate_node(wanted.data))
+        except (MalformedMessageError, orjson.JSONDecodeError) as error:
+            self._log("session cannot be adopted", "error", session=session, reason=str(error))
+            return
+        fresh = Session(session, wanted.call, node, self._rules(row.account))
+        saved = orjson.loads(row.state) if row.state else {}
+        attempts = [decision.attempt for decision in row.decided]
+        saved["attempt"] = max([saved.get("attempt", 0), row.forgotten_claim, *attempts])
+        target = None if row.retrieves is None else self._table.entry(row.account, row.retrieves)
+        resuming.restore(
+            fresh, saved, holds=self._table.entry_of(session), retrieves=target
+        )
+        live = LiveSession(fresh, facts="", generation=row.generation, opened=True)
+        self._calls.add(live)
+        self._log("session adopted", session=session, call_id=fresh.call_id)
+        self._calls.tell(session, e.Resumed(adopted=True), now_ms)
