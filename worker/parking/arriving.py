@@ -14,7 +14,7 @@ from worker.parking.call import Arrival
 from worker.parking.changes import ClaimDecided, ClaimOutcome
 from worker.parking.model import Action, ReleaseReason
 from worker.parking.node import over_max
-from worker.parking.session import RECHECK_MS, Session, State, Timer
+from worker.parking.session import RECHECK_MS, Check, Session, State, Timer
 
 MAX_SLOT_EXCEEDED = "MAX_SLOT_EXCEEDED"
 CONFIRM_MS = 4_000
@@ -118,7 +118,10 @@ def _nothing_to_hold(s: Session) -> None:
 
 
 def note_watched(s: Session, _event: e.CallWatched, _now_ms: int) -> None:
+    """Listening again after an outage: only now can the switch be asked without missing a thing."""
     s.watched = True
+    if Check.RESUME in s.checks:
+        s.emit(do.AskLiveness(call_id=s.call_id))
 
 
 def follow_new_id(s: Session, event: e.ChannelReplaced, _now_ms: int) -> None:

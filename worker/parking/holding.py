@@ -66,7 +66,7 @@ def endpoint_found(s: Session, event: e.EndpointFound, now_ms: int) -> None:
 
 def reconcile(s: Session, now_ms: int) -> None:
     s.timers[Timer.RECONCILE] = now_ms + s.rules.reconcile_ms
-    s.check(Check.RECONCILE)
+    s.ask_again(Check.RECONCILE)
 
 
 def ask_again(s: Session, _now_ms: int) -> None:

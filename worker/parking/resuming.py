@@ -84,7 +84,7 @@ def resume(s: Session, event: e.Resumed, now_ms: int) -> None:
             s.timers.setdefault(Timer.STEP, now_ms + holding.PROOF_MS)
         case State.ANSWERED | State.VISITED:
             s.timers.setdefault(Timer.RECONCILE, now_ms + s.rules.reconcile_ms)
-            s.check(Check.RESUME)
+            s.checks.add(Check.RESUME)
         case State.VISITING:
             _resume_visitor(s, now_ms)
         case State.AWAITING_HANGUP | State.LINGERING | State.RESERVED:
@@ -94,7 +94,7 @@ def resume(s: Session, event: e.Resumed, now_ms: int) -> None:
         case State.CLAIMING | State.CONFIRMING:
             s.liveness = None
         case _:
-            s.check(Check.RECONCILE)  # bounded by their own STEP timers
+            pass  # bounded by their own STEP timers
 
 
 def _start_over(s: Session) -> None:
@@ -122,7 +122,7 @@ def _resume_parkee(s: Session, now_ms: int) -> None:
         ringing.arm(s, now_ms)
         if not s.endpoint_id:
             arriving.ask_for_parker(s)
-    s.check(Check.RESUME)
+    s.checks.add(Check.RESUME)
 
 
 def _resume_reservation(s: Session, now_ms: int) -> None:
@@ -132,12 +132,12 @@ def _resume_reservation(s: Session, now_ms: int) -> None:
     if s.state is State.AWAITING_HANGUP:
         s.timers.setdefault(Timer.STEP, now_ms + UNSAVED_HANGUP_MS)
     s.timers.setdefault(Timer.RECONCILE, now_ms + s.rules.reconcile_ms)
-    s.check(Check.RECONCILE)
+    s.checks.add(Check.RESUME)
 
 
 def _resume_visitor(s: Session, now_ms: int) -> None:
     s.resumed = True
     s.timers.setdefault(Timer.STEP, now_ms + visiting.LOOKUP_MS)
-    s.check(Check.RESUME)
+    s.checks.add(Check.RESUME)
 
 

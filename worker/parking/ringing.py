@@ -203,7 +203,7 @@ def ask_after_bridge(s: Session, _now_ms: int) -> None:
 
 def ask_during_bridge(s: Session, now_ms: int) -> None:
     s.timers[Timer.RECONCILE] = now_ms + s.rules.reconcile_ms
-    s.check(Check.RECONCILE)
+    s.ask_again(Check.RECONCILE)
 
 
 def ask_on_event(s: Session, _event: e.ChannelDisconnected, _now_ms: int) -> None:

@@ -275,6 +275,11 @@ class Session:
             self.emit(do.AskLiveness(call_id=self.call_id))
         self.checks.add(why)
 
+    def ask_again(self, why: Check) -> None:
+        """Ask even if an answer is awaited: it may never come."""
+        self.checks.add(why)
+        self.emit(do.AskLiveness(call_id=self.call_id))
+
     def finish(self, verdict: do.Verdict, child: str | None = None) -> None:
         """Send the one result, unless it was sent or the flow is no longer ours."""
         if not self.finished and not self.control_lost:
