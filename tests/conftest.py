@@ -9,6 +9,8 @@ import pytest
 
 from worker.broker.private_node import answers
 
+pytest_plugins = ("tests.rabbit",)
+
 TESTS = Path(__file__).parent
 DEFAULT_URL = "amqp://guest:guest@127.0.0.1:5672/%2F"
 AMQP_URL = os.environ.get("KZPARK_AMQP_URL", "")

@@ -36,6 +36,12 @@ async def done(future: asyncio.Future[bool]) -> bool:
     return await asyncio.wait_for(future, PATIENCE_S)
 
 
+def unique_names() -> Names:
+    """Names that no other test uses."""
+    suffix = secrets.token_hex(4)
+    return lambda base: f"kzpark-test.{base}.{suffix}"
+
+
 def bodies(deliveries: list[Delivery]) -> list[bytes]:
     return [delivery.body for delivery in deliveries]
 
@@ -45,9 +51,7 @@ class BrokerContract:
 
     @pytest.fixture
     def name(self) -> Names:
-        """Names that no other test uses."""
-        suffix = secrets.token_hex(4)
-        return lambda base: f"kzpark-test.{base}.{suffix}"
+        return unique_names()
 
     # publishing
 
@@ -208,7 +212,7 @@ class BrokerContract:
         self, open_link: OpenLink, name: Names
     ) -> None:
         link = await open_link()
-        await link.declare_exchange(name("x"), "topic")
+        await link.declare_exchange(name("x"), "topic", auto_delete=True)
         await link.declare_queue(name("q"), exclusive=True)
         await link.declare_queue(name("other"), exclusive=True)
         await link.bind(name("other"), name("x"), "other")

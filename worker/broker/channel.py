@@ -83,7 +83,7 @@ class Outbox:
         try:
             self._queue.put_nowait(self._take())
         except asyncio.QueueFull:
-            self._draining = self._loop.create_task(self.drain())
+            self._draining = self._loop.create_task(self._hand_over())
             self._draining.add_done_callback(self._drained)
 
     def _drained(self, _: object) -> None:
@@ -91,7 +91,13 @@ class Outbox:
         self._flush()
 
     async def drain(self) -> None:
-        """Hand everything over to the writer, waiting for room in its queue."""
+        """Wait until everything so far is in the socket's hands."""
+        await self._hand_over()
+        written: asyncio.Future[None] = self._loop.create_future()
+        await self._queue.put(ChannelFrame(b"", should_close=False, drain_future=written))
+        await written
+
+    async def _hand_over(self) -> None:
         while self._pieces:
             await self._queue.put(self._take())
 
@@ -166,11 +172,13 @@ class Channel:
         """Deliver nothing more."""
         self._on_message = None
 
-    def close(self) -> None:
-        """Close in the background; the number is free again once the broker agreed."""
-        if self.is_open:
-            self.call(spec.Channel.Close(reply_code=200, class_id=0, method_id=0))
-            self._closing = True
+    def close(self) -> asyncio.Future[Frame]:
+        """Close; nobody has to wait. The number is free again once the broker agreed."""
+        answer = self.call(
+            spec.Channel.Close(reply_code=200, reply_text="", class_id=0, method_id=0)
+        )
+        self._closing = True
+        return answer
 
     def fail(self, error: BrokerError) -> None:
         """The connection is gone, or the broker closed the channel."""

@@ -135,6 +135,8 @@ def _reason(url: URL, error: BaseException) -> str:
         error, IncompatibleProtocolError | InvalidFrameError | ProtocolSyntaxError | EOFError
     ):
         reason = "what listens there does not speak AMQP 0-9-1"
+    elif "unexpectedly closed" in text or isinstance(cause, ConnectionResetError):
+        reason = "closed during the handshake: is that an AMQP port?"
     else:
         reason = text.splitlines()[0][:200] if text else type(error).__name__
     return reason

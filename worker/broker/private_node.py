@@ -15,7 +15,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from worker.errors import BrokerUnreachableError
@@ -25,6 +26,7 @@ _SERVERS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "/usr/local/sbin/rabbitmq-s
 not."""
 _PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 _STOP_PATIENCE_S = 20
+_EPMD_LOOKS = 100
 
 
 def server_script() -> str | None:
@@ -54,7 +56,8 @@ def answers(port: int, host: str = "127.0.0.1", timeout_s: float = 2.0) -> bool:
 class PrivateNode:
     """One node. ``folder`` holds everything and survives `stop`, so a restart finds its data.
 
-    Nodes that shall form a cluster share ``cookie`` and ``epmd_port``.
+    Nodes that shall form a cluster share ``cookie``, ``epmd_port`` and ``peers``; see
+    `PrivateCluster`.
     """
 
     def __init__(
@@ -65,12 +68,14 @@ class PrivateNode:
         cookie: str = "",
         port: int = 0,
         epmd_port: int = 0,
+        peers: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.name = name or f"kzpark-{secrets.token_hex(4)}@localhost"
         self.cookie = cookie or secrets.token_hex(10).upper()
         self.port = port or free_port()
         self.epmd_port = epmd_port or free_port()
+        self.peers = tuple(peers)
         self._dist_port = free_port()
         self._node: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
@@ -93,7 +98,7 @@ class PrivateNode:
         if script is None:
             raise BrokerUnreachableError("rabbitmq-server is not installed")
         self._prepare()
-        self._start_epmd()
+        self.start_epmd()
         with (self.folder / "console.log").open("ab") as console:
             self._node = subprocess.Popen(
                 [script],
@@ -168,12 +173,21 @@ class PrivateNode:
         (self.folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             "log.file.level = warning\n"
-            "disk_free_limit.absolute = 10MB\n"
+            "disk_free_limit.absolute = 10MB\n" + self._cluster_settings()
         )
         cookie = self.folder / ".erlang.cookie"
         if not cookie.exists():
             cookie.write_text(self.cookie)
             cookie.chmod(0o400)
+
+    def _cluster_settings(self) -> str:
+        if not self.peers:
+            return ""
+        nodes = (
+            f"cluster_formation.classic_config.nodes.{number} = {peer}\n"
+            for number, peer in enumerate(self.peers, 1)
+        )
+        return "cluster_formation.peer_discovery_backend = classic_config\n" + "".join(nodes)
 
     def _environment(self) -> dict[str, str]:
         folder = self.folder
@@ -198,7 +212,7 @@ class PrivateNode:
             "RABBITMQ_PID_FILE": str(folder / "pid"),
         }
 
-    def _start_epmd(self) -> None:
+    def start_epmd(self) -> None:
         """Own ``epmd``, so that none stays behind; nodes of one cluster use the first one's."""
         if self._epmd is not None and self._epmd.poll() is None:
             return
@@ -214,6 +228,12 @@ class PrivateNode:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        # A VM that does not find it would start one for good.
+        for _ in range(_EPMD_LOOKS):
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.epmd_port), 1).close()
+                return
+            time.sleep(0.05)
 
     def _log_tail(self) -> str:
         texts = [self.folder / "console.log", *sorted((self.folder / "log").glob("*.log"))]
@@ -225,6 +245,47 @@ class PrivateNode:
             if line.strip()
         ]
         return " | ".join(lines[-5:])[:800] or "it wrote nothing"
+
+
+class PrivateCluster:
+    """Nodes that find each other at their first start; ``folder`` holds a folder for each."""
+
+    def __init__(self, folder: Path, size: int = 3) -> None:
+        label, cookie, epmd_port = secrets.token_hex(4), secrets.token_hex(10).upper(), free_port()
+        names = [f"kzpark-{label}-{number}@localhost" for number in range(1, size + 1)]
+        self.nodes = [
+            PrivateNode(folder / name, name=name, cookie=cookie, epmd_port=epmd_port, peers=names)
+            for name in names
+        ]
+
+    @property
+    def url(self) -> str:
+        """All nodes, as ``KZPARK_AMQP_URL`` takes them."""
+        return ",".join(node.url for node in self.nodes)
+
+    def start(self, *, patience_s: float = 120.0) -> None:
+        """Start them side by side: a cluster that was stopped waits for all its members.
+
+        Raises BrokerUnreachableError when they do not start or do not form one cluster.
+        """
+        self.nodes[0].start_epmd()
+        with ThreadPoolExecutor(len(self.nodes)) as pool:
+            list(pool.map(lambda node: node.start(patience_s=patience_s), self.nodes))
+        deadline = time.monotonic() + patience_s
+        while not all(node.name in self._running() for node in self.nodes):
+            if time.monotonic() > deadline:
+                raise BrokerUnreachableError("the private nodes did not form a cluster")
+            time.sleep(0.2)
+
+    def close(self) -> None:
+        """End all of them. The folder is left to the caller."""
+        with ThreadPoolExecutor(len(self.nodes)) as pool:
+            list(pool.map(PrivateNode.stop, self.nodes))
+        for node in self.nodes:
+            node.close()
+
+    def _running(self) -> str:
+        return self.nodes[0].ctl("eval", "rabbit_nodes:all_running().")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ binds and is opened again when the broker closes it, each consumer has its own (
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Mapping
@@ -217,12 +218,8 @@ class RabbitLink:
         if channel is None:
             return
         channel.mute()
-        try:
-            await self._answers(
-                CALL_TIMEOUT_S, channel.call(spec.Basic.Cancel(consumer_tag=consumer))
-            )
-        finally:
-            channel.close()
+        with contextlib.suppress(BrokerError):  # closed by the broker at the same moment
+            await self._answers(CALL_TIMEOUT_S, channel.close())
 
     def ack(self, consumer: str, tag: int, *, multiple: bool = False) -> None:
         """Acknowledge; nothing happens once the consumer or the link is gone."""
