@@ -25,6 +25,8 @@ class Desk:
 
     def __init__(self, kamailio: Kamailio) -> None:
         self.kamailio = kamailio
+        self.phone: Phone
+        self._stack = contextlib.AsyncExitStack()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="desk")
 
@@ -35,19 +37,19 @@ class Desk:
         desk = cls(Kamailio(amqp_url))
         desk._thread.start()
         try:
-            desk._do(desk.kamailio.__aenter__())
-            desk.phone = Phone(desk.kamailio.sip_port)
-            desk._do(desk.phone.__aenter__())
+            desk._do(desk._plug_in())
             yield desk
             if desk.phone.errors():
                 raise AssertionError("\n".join(desk.phone.errors()))
         finally:
-            desk._do(desk.kamailio.__aexit__(None, None, None))
+            desk._do(desk._stack.aclose())
             desk._loop.call_soon_threadsafe(desk._loop.stop)
             desk._thread.join(PATIENCE_S)
             desk._loop.close()
 
-    phone: Phone
+    async def _plug_in(self) -> None:
+        await self._stack.enter_async_context(self.kamailio)
+        self.phone = await self._stack.enter_async_context(Phone(self.kamailio.sip_port))
 
     def _do(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE_S)
