@@ -429,8 +429,7 @@ class Peer:
             while not fact():
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    stories = "\n".join(f"  {call.story()}" for call in self.calls.values())
-                    raise AssertionError(f"not within {timeout_s:g} s: {what}\n{stories}")
+                    raise AssertionError(f"not within {timeout_s:g} s: {what}\n{self._stories()}")
                 self._arrived.wait(left)
 
     def quiet(self, duration_s: float, fact: Callable[[], bool], what: str) -> None:
@@ -439,12 +438,15 @@ class Peer:
         with self._arrived:
             while True:
                 if not fact():
-                    stories = "\n".join(f"  {call.story()}" for call in self.calls.values())
-                    raise AssertionError(f"no longer: {what}\n{stories}")
+                    raise AssertionError(f"no longer: {what}\n{self._stories()}")
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return
                 self._arrived.wait(left)
+
+    def _stories(self) -> str:
+        """What became of the last few calls."""
+        return "\n".join(f"  {call.story()}" for call in list(self.calls.values())[-4:])
 
     def probe(self, user: str, realm: str) -> None:
         """A phone subscribes to a lamp of which Kamailio stores nothing (contract §5.5)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from worker.demo.play import StartWorker, run_demo
+from worker.demo.hosting import StartWorker, in_process
+from worker.demo.play import run_demo
 
-__all__ = ["StartWorker", "run_demo"]
+__all__ = ["StartWorker", "in_process", "run_demo"]

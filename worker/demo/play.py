@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 
 from rich.console import Console
 from rich.markup import escape
 
 from worker.broker.port import Link
+from worker.demo.hosting import StartWorker
 from worker.demo.scenes import SCENES
 from worker.demo.stage import LAMP, OTHER_LAMP, Stage, StepFailedError
 from worker.demo.timeline import Timeline
 from worker.errors import WorkerError
 from worker.switch import REALM, Switch, SwitchPlan
+from worker.switch.callflow import LATE_RESULT
 
 OpenLink = Callable[[], Awaitable[Link]]
-StartWorker = Callable[[], AbstractAsyncContextManager[object]]
-"""Entered: a worker on the same broker serves ``callflow.action.park``. Left: it has stopped."""
 
 SECONDS_MAX = 40.0
 """Longer than any run takes; a demo must not hang."""
@@ -75,7 +74,9 @@ async def _play(switch: Switch, start_worker: StartWorker, console: Console) -> 
 def _verdict(stage: Stage) -> None:
     """What must hold over all scenes. Raises StepFailedError."""
     stage.timeline.scene(len(SCENES) + 1, "Afterwards")
-    vain = [line.dropped for line in stage.switch.dropped if not line.dropped.startswith("result")]
+    vain = [
+        line.dropped for line in stage.switch.dropped if not line.dropped.startswith(LATE_RESULT)
+    ]
     stage.check(not vain, "no message was sent in vain" if not vain else f"sent in vain: {vain}")
     faults = stage.switch.core.kamailio.faults
     stage.check(not faults, "no lamp update was refused" if not faults else str(faults))

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from worker.switch import REALM, Line, Switch
+from worker.switch.callflow import LATE_RESULT
 from worker.switch.wire import ResultError, decode_result
 
 LAMPS = {
@@ -71,7 +73,7 @@ class Timeline:
         if told:
             who, colour, text = told
             seconds = (line.at_ms - self._started_ms) / 1000
-            mark = f"  [bold red]dropped: {escape(line.dropped)}[/]" if line.dropped else ""
+            mark = _mark(line)
             self.console.print(
                 f"[dim]{seconds:7.3f}[/]  [{colour}]{who:<17}[/] {text}{mark}", highlight=False
             )
@@ -81,7 +83,7 @@ class Timeline:
         payload, name = line.payload, line.name
         who = escape(self._person(payload.get("Call-ID")))
         if line.exchange == "kapps":
-            return "callflow → worker", "cyan", f"action.execute: {who} reached the park node"
+            return "callflow → worker", "cyan", f"action.execute: {who} is at the park node"
         if line.exchange == "callctl":
             return "worker → switch", "blue", f"{name}: {COMMANDS.get(name, '')} [dim]({who})[/]"
         if name == "action.accepted":
@@ -122,8 +124,17 @@ class Timeline:
         lamps = [LAMPS[self.switch.lamp(f"{slot}@{REALM}")] for slot in self.slots]
         for device in self.switch.core.devices.values():
             display = escape(device.screen) if device.screen else "[dim]idle[/]"
-            table.add_row(f"          {device.name} {device.number}", display, *lamps)
-        self.console.print(table)
+            table.add_row(f"{device.name} {device.number}", display, *lamps)
+        self.console.print(Padding(table, (0, 0, 0, 9)))
+
+
+def _mark(line: Line) -> str:
+    """Why a message had no effect. A result for a call that hung up meanwhile is harmless."""
+    if not line.dropped:
+        return ""
+    if line.dropped.startswith(LATE_RESULT):
+        return " [dim](the call is gone already)[/]"
+    return f" [bold red]dropped: {escape(line.dropped)}[/]"
 
 
 def _result(payload: dict[str, object]) -> str:

@@ -21,6 +21,9 @@ from worker.switch.wire import (
 )
 from worker.switch.world import World
 
+LATE_RESULT = "result after the flow ended"
+"""Why such a result is dropped; harmless (contract §12)."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Flow:
@@ -248,7 +251,7 @@ class Callflow:
         if flow.ended:
             flow.late_results += 1
             self.world.note(flow.call_id, "late-result", payload)
-            raise DroppedError(f"result after the flow ended ({flow.ended})")
+            raise DroppedError(f"{LATE_RESULT} ({flow.ended})")
         try:
             result = decode_result(payload.get("Result"))
         except ResultError as error:
