@@ -86,7 +86,7 @@ class Desk:
     def lit(self, presentity: str) -> bool:
         return self.phone.lit(presentity)
 
-    def stays(self, presentity: str, lamp: str, duration_s: float = 1.0) -> None:
+    def stays(self, presentity: str, lamp: str, duration_s: float = 0.8) -> None:
         """The lamp shows ``lamp`` all that time, and Kamailio would say the same again."""
         deadline_s = time.monotonic() + duration_s
         while time.monotonic() < deadline_s:

@@ -279,7 +279,7 @@ def test_a_callers_name_cannot_blank_a_lamp(stage: Stage, desk: Desk, slot: str,
 
 
 @pytest.mark.usefixtures("worker")
-@pytest.mark.parametrize("call_id", ["c" * 129, "c&<>" * 40], ids=["long", "escapes"])
+@pytest.mark.parametrize("call_id", ["c" * 129, "c&" * 30], ids=["long", "escapes"])
 def test_a_call_whose_id_no_lamp_can_carry_is_parked_without_one(
     stage: Stage, desk: Desk, slot: str, call_id: str
 ) -> None:
