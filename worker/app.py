@@ -7,6 +7,7 @@ import contextlib
 import secrets
 import signal
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import orjson
 
@@ -17,7 +18,7 @@ from worker.engine.engine import Engine
 from worker.ops import logs
 from worker.parking.model import WorkerId
 from worker.parking.slots import SlotTable
-from worker.replica.follower import Replica
+from worker.replica.follower import Replica, stream_names
 from worker.run.clock import Clock
 from worker.run.shell import Shell
 from worker.run.topology import Queues
@@ -27,11 +28,13 @@ OpenLink = Callable[[], Awaitable[Link]]
 WriteLog = Callable[[str, str, dict[str, object]], None]
 
 
-def build_shell(settings: Settings, *, open_link: OpenLink, write_log: WriteLog) -> Shell:
-    """One worker, not yet running."""
+def build_shell(
+    settings: Settings, *, open_link: OpenLink, write_log: WriteLog, module: str = "park"
+) -> Shell:
+    """One worker, not yet running. ``module``: which callflow module's executes it serves."""
     clock = Clock()
     worker = WorkerId(secrets.token_hex(8))
-    queues = Queues.of(settings.prefix, worker)
+    queues = Queues.of(settings.prefix, worker, module=module)
     table = SlotTable(loads=orjson.loads)
     config = EngineConfig(
         worker=worker,
@@ -81,11 +84,13 @@ async def run_worker(
     stop: asyncio.Event,
     once: bool = False,
     write_log: WriteLog | None = None,
+    module: str = "park",
 ) -> None:
     """Serve until ``stop`` is set. Raises BrokerUnreachableError (once), BrokerTooOldError."""
     write = write_log or _write_log
     write("starting", "info", {"version": __version__, "node": settings.node})
-    await build_shell(settings, open_link=open_link, write_log=write).run(stop, once=once)
+    shell = build_shell(settings, open_link=open_link, write_log=write, module=module)
+    await shell.run(stop, once=once)
 
 
 def _write_log(event: str, level: str, fields: dict[str, object]) -> None:
@@ -112,6 +117,49 @@ def run(settings: Settings, *, once: bool) -> int:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main())
     return 0
+
+
+def demo(settings: Settings) -> int:
+    """``kzpark demo``: 0 when every step happened, else 1."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_demo(settings))
+
+
+async def _demo(settings: Settings) -> int:
+    """Play apart from any real worker on the same broker: own queues, own module name."""
+    from worker.broker.choice import chosen_broker
+    from worker.demo import in_process, run_demo
+
+    module = f"park_demo_{secrets.token_hex(3)}"
+    own = replace(settings, prefix=f"{settings.prefix}.{module}")
+    async with chosen_broker(settings.amqp_urls, given=settings.amqp_given) as broker:
+
+        async def serve(stop: asyncio.Event, write_log: WriteLog) -> None:
+            await run_worker(
+                own,
+                open_link=lambda: broker.open_link("kzpark demo worker"),
+                stop=stop,
+                once=True,
+                write_log=write_log,
+                module=module,
+            )
+
+        try:
+            return await run_demo(
+                open_link=lambda: broker.open_link("kzpark demo"),
+                start_worker=in_process(serve, write_log=_write_log),
+                broker=broker.description,
+                module=module,
+            )
+        finally:
+            await _remove_queues(await broker.open_link("kzpark demo clean-up"), own.prefix)
+
+
+async def _remove_queues(link: Link, prefix: str) -> None:
+    queues = Queues.of(prefix, WorkerId(""))
+    for name in (queues.work, queues.dead, *stream_names(prefix)):
+        await link.delete_queue(name)
+    await link.close()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -158,6 +158,11 @@ class MemoryLink:
         if found is not None:
             found.bindings.pop((queue, key), None)
 
+    async def delete_queue(self, name: str) -> None:
+        """Remove a queue or stream and what is in it; one that does not exist is no error."""
+        await self._turn()
+        self._broker.delete_queue(name)
+
     async def consume(
         self,
         queue: str,

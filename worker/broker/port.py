@@ -65,6 +65,9 @@ class Link(Protocol):
 
     async def unbind(self, queue: str, exchange: str, key: str) -> None: ...
 
+    async def delete_queue(self, name: str) -> None:
+        """Remove a queue or stream and what is in it; one that does not exist is no error."""
+
     async def consume(
         self,
         queue: str,

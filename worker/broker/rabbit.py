@@ -172,6 +172,10 @@ class RabbitLink:
             spec.Queue.Unbind(queue=queue, exchange=exchange, routing_key=key, arguments={})
         )
 
+    async def delete_queue(self, name: str) -> None:
+        """Remove a queue or stream and what is in it; one that does not exist is no error."""
+        await self._ask(spec.Queue.Delete(queue=name, if_unused=False, if_empty=False, nowait=False))
+
     # consuming
 
     async def consume(

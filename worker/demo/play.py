@@ -27,17 +27,24 @@ LATE_S = 0.4
 
 
 async def run_demo(
-    *, open_link: OpenLink, start_worker: StartWorker, broker: str, console: Console | None = None
+    *,
+    open_link: OpenLink,
+    start_worker: StartWorker,
+    broker: str,
+    module: str = "park",
+    console: Console | None = None,
 ) -> int:
     """Play all scenes and return the exit code: 0, or 1 when a step did not happen.
 
-    ``broker`` says in words which broker is used. Raises BrokerError when it cannot be reached."""
+    ``broker`` says in words which broker is used; ``module`` is what the worker listens for: not
+    ``park`` where real calls may be about. Raises BrokerError when it cannot be reached."""
     console = console or Console(highlight=False)
     started_s = time.monotonic()
+    plan = SwitchPlan(watch_all_lamps=False, module=module)
     link = await open_link()
     try:
         async with asyncio.timeout(SECONDS_MAX):
-            async with Switch(link, plan=SwitchPlan(watch_all_lamps=False)) as switch:
+            async with Switch(link, plan=plan) as switch:
                 console.print(f"broker: [bold]{escape(broker)}[/]")
                 await _play(switch, start_worker, console)
     except StepFailedError as error:

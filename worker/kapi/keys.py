@@ -10,7 +10,8 @@ from worker.parking.effects import ParkEvent
 MAX_KEY_BYTES: Final = 255
 """AMQP short strings (keys, queue names) hold no more."""
 
-WORK: Final = "callflow.action.park"
+WORK_PREFIX: Final = "callflow.action."
+WORK: Final = f"{WORK_PREFIX}park"
 """``kapps``: executes of the park module (§2.2); the module name is not encoded."""
 SYSCONF_GET: Final = "sysconf.get"
 """``sysconf``: system configuration reads (§9.1)."""

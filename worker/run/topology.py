@@ -26,11 +26,16 @@ class Queues:
     """Messages nobody could use, with the reason in their headers."""
     inbox: str
     """This worker's own: replies, call events, probes. Gone with its connection."""
+    work_key: str = keys.WORK
+    """Which executes are ours (contract §2.2)."""
 
     @classmethod
-    def of(cls, prefix: str, worker: WorkerId) -> Queues:
+    def of(cls, prefix: str, worker: WorkerId, *, module: str = "park") -> Queues:
         return cls(
-            work=f"{prefix}.work", dead=f"{prefix}.dead", inbox=f"{prefix}.inbox.{worker}"
+            work=f"{prefix}.work",
+            dead=f"{prefix}.dead",
+            inbox=f"{prefix}.inbox.{worker}",
+            work_key=f"{keys.WORK_PREFIX}{module}",
         )
 
 
@@ -59,7 +64,7 @@ async def declare(link: Link, queues: Queues) -> None:
         },
     )
     await link.declare_queue(queues.work, durable=True)
-    await link.bind(queues.work, Exchange.KAPPS.value, keys.WORK)
+    await link.bind(queues.work, Exchange.KAPPS.value, queues.work_key)
     await link.declare_queue(queues.inbox, exclusive=True, auto_delete=True)
     await link.bind(queues.inbox, Exchange.TARGETED.value, queues.inbox)
     for exchange, key in INBOX_BINDINGS:

@@ -146,7 +146,7 @@ class Callflow:
         self.world.publish(
             Outgoing(
                 exchange="kapps",
-                routing_key="callflow.action.park",
+                routing_key=f"callflow.action.{self.world.plan.module}",
                 payload=payload,
                 mandatory=True,
             )

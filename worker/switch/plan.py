@@ -102,6 +102,8 @@ class Timing:
 class SwitchPlan:
     """The platform as a whole."""
 
+    module: str = "park"
+    """Module name in the executes' routing key; the demo uses one of its own (contract §2.2)."""
     ecallmgr_nodes: int = 2
     """How many answer status queries; all but one say ``terminated`` (contract §3.6)."""
     servers: int = 2
