@@ -6,6 +6,7 @@ dead (contract §3.6). Pure: time comes in, what became known goes out.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from worker.kapi.registrar import RegistrarAnswer
@@ -18,6 +19,8 @@ WAIT_MS = 2_000
 QUICK_MS = 100
 """How long a caller who waits for its hold is kept waiting for a first answer."""
 
+NO_CALL = CallId("")
+
 Answer = tuple[SessionId, LivenessKnown | EndpointFound]
 
 
@@ -26,7 +29,6 @@ class _StatusQuestion:
     session: SessionId
     call_id: CallId
     deadline_ms: int
-    quick_ms: int | None
     nodes: set[str] = field(default_factory=set)
     answers: int = 0
     down: bool = False
@@ -36,10 +38,13 @@ class StatusInquiries:
     """Channel status questions under way.
 
     ``switch_nodes``: how many ecallmgr nodes are known to exist (0: unknown, wait the full time).
+    All questions wait equally long, so the oldest is always due first.
     """
 
     def __init__(self) -> None:
         self._open: dict[str, _StatusQuestion] = {}
+        self._quick: dict[str, int] = {}
+        self._of_session: defaultdict[SessionId, set[str]] = defaultdict(set)
         self._silent = False
         self.switch_nodes = 0
 
@@ -48,8 +53,10 @@ class StatusInquiries:
     ) -> None:
         """A question was sent. A switch that left the last questions unanswered is not waited for
         by quick askers."""
-        quick_ms = (now_ms if self._silent else now_ms + QUICK_MS) if quick else None
-        self._open[msg_id] = _StatusQuestion(session, call_id, now_ms + WAIT_MS, quick_ms)
+        self._open[msg_id] = _StatusQuestion(session, call_id, now_ms + WAIT_MS)
+        self._of_session[session].add(msg_id)
+        if quick:
+            self._quick[msg_id] = now_ms if self._silent else now_ms + QUICK_MS
 
     def answered(self, answer: StatusAnswer, node: str) -> list[Answer]:
         """One node's answer; ``active`` decides at once."""
@@ -62,51 +69,56 @@ class StatusInquiries:
         question.answers += 1
         question.nodes.add(node)
         question.down = question.down or answer.liveness is Liveness.UNKNOWN
-        question.quick_ms = None  # somebody is there: wait for all of them
+        self._quick.pop(answer.request, None)  # somebody is there: wait for all of them
         if self.switch_nodes and len(question.nodes) >= self.switch_nodes:
-            return [self._close(answer.request, self._verdict(question))]
+            return [self._close(answer.request, _verdict(question))]
         return []
 
     def due(self, now_ms: int) -> list[Answer]:
         known: list[Answer] = []
-        for msg_id, question in list(self._open.items()):
-            if question.deadline_ms <= now_ms:
-                self._silent = self._silent or not question.answers
-                known.append(self._close(msg_id, self._verdict(question)))
-            elif question.quick_ms is not None and question.quick_ms <= now_ms:
-                question.quick_ms = None
-                known.append((question.session, _known(question, Liveness.UNKNOWN)))
+        for msg_id in [m for m, at_ms in self._quick.items() if at_ms <= now_ms]:
+            del self._quick[msg_id]
+            question = self._open[msg_id]
+            known.append((question.session, _known(question, Liveness.UNKNOWN)))
+        while (oldest := self._oldest()) is not None and oldest[1].deadline_ms <= now_ms:
+            msg_id, question = oldest
+            self._silent = self._silent or not question.answers
+            known.append(self._close(msg_id, _verdict(question)))
         return known
 
     def next_deadline_ms(self) -> int | None:
-        times = [
-            question.deadline_ms if question.quick_ms is None else question.quick_ms
-            for question in self._open.values()
-        ]
-        return min(times, default=None)
+        oldest = self._oldest()
+        times = [] if oldest is None else [oldest[1].deadline_ms]
+        return min((*times, *self._quick.values()), default=None)
 
     def forget(self, session: SessionId) -> None:
-        for msg_id in [m for m, question in self._open.items() if question.session == session]:
-            del self._open[msg_id]
+        for msg_id in self._of_session.pop(session, ()):
+            self._open.pop(msg_id, None)
+            self._quick.pop(msg_id, None)
 
     def forget_all(self) -> None:
         self._open.clear()
+        self._quick.clear()
+        self._of_session.clear()
 
-    def _close(
-        self, msg_id: str, liveness: Liveness, other_leg: CallId = CallId("")
-    ) -> Answer:
+    def _oldest(self) -> tuple[str, _StatusQuestion] | None:
+        return next(iter(self._open.items()), None)
+
+    def _close(self, msg_id: str, liveness: Liveness, other_leg: CallId = NO_CALL) -> Answer:
         question = self._open.pop(msg_id)
+        self._quick.pop(msg_id, None)
+        self._of_session[question.session].discard(msg_id)
         return question.session, _known(question, liveness, other_leg)
 
-    @staticmethod
-    def _verdict(question: _StatusQuestion) -> Liveness:
-        if question.down or not question.answers:
-            return Liveness.UNKNOWN
-        return Liveness.DEAD
+
+def _verdict(question: _StatusQuestion) -> Liveness:
+    if question.down or not question.answers:
+        return Liveness.UNKNOWN
+    return Liveness.DEAD
 
 
 def _known(
-    question: _StatusQuestion, liveness: Liveness, other_leg: CallId = CallId("")
+    question: _StatusQuestion, liveness: Liveness, other_leg: CallId = NO_CALL
 ) -> LivenessKnown:
     return LivenessKnown(call_id=question.call_id, liveness=liveness, other_leg=other_leg)
 
