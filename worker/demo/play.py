@@ -40,7 +40,7 @@ async def run_demo(
     ``park`` where real calls may be about. Raises BrokerError when it cannot be reached."""
     console = console or Console(highlight=False)
     started_s = time.monotonic()
-    plan = SwitchPlan(watch_all_lamps=False, module=module)
+    plan = SwitchPlan(watch_all_lamps=False, module=module, alone=False)
     link = await open_link()
     try:
         async with asyncio.timeout(SECONDS_MAX):

@@ -81,6 +81,8 @@ class Timeline:
 
     def _told(self, line: Line) -> tuple[str, str, str] | None:
         payload, name = line.payload, line.name
+        if payload.get("Call-ID") not in self.switch.core.channels.by_id:
+            return None  # a real call on the same broker
         who = escape(self._person(payload.get("Call-ID")))
         if line.exchange == "kapps":
             return "callflow → worker", "cyan", f"action.execute: {who} is at the park node"

@@ -9,7 +9,7 @@ from worker.switch.world import World
 
 def sysconf_asked(world: World, request: Payload) -> None:
     """sysconf.get: the value, or the text ``undefined`` (contract §9.1)."""
-    if not world.plan.sysconf_answers or text(request, "Event-Name") != "get_req":
+    if not world.plan.alone or text(request, "Event-Name") != "get_req":
         return
     key = request.get("Key")
     name = key[0] if isinstance(key, list) and key else key
@@ -34,6 +34,14 @@ def registration_asked(world: World, devices: dict[str, Device], request: Payloa
     """registration.query: every ecallmgr answers, one of them knows (contract §9.4)."""
     if text(request, "Event-Name") != "reg_query":
         return
+    user, realm = text(request, "Username"), text(request, "Realm")
+    known = [
+        device
+        for device in devices.values()
+        if device.registered and device.username == user and device.realm == realm
+    ]
+    if not known and not world.plan.alone:
+        return
     unknown: Payload = {
         "Event-Category": "directory",
         "Event-Name": "reg_query_error",
@@ -42,12 +50,6 @@ def registration_asked(world: World, devices: dict[str, Device], request: Payloa
     }
     for _ in range(world.plan.ecallmgr_nodes - 1):
         _answer(world, request, unknown)
-    user, realm = text(request, "Username"), text(request, "Realm")
-    known = [
-        device
-        for device in devices.values()
-        if device.registered and device.username == user and device.realm == realm
-    ]
     if not known:
         _answer(world, request, unknown)
         return

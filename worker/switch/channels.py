@@ -133,6 +133,8 @@ class Channels:
         queue, headers = split_address(text(request, "Server-ID"))
         if not queue or not call_id:
             return
+        if not self.world.plan.alone and call_id not in self.by_id:
+            return
         holder = self._status(call_id)
         others = self.world.plan.ecallmgr_nodes - 1
         answers = [self._unknown(call_id)] * others + [holder or self._unknown(call_id)]

@@ -113,5 +113,6 @@ class SwitchPlan:
     timing: Timing = field(default_factory=Timing)
     sysconf: Mapping[str, object] = field(default_factory=dict)
     """Keys of ``callflow.park`` the sysconf application knows (contract §9.1)."""
-    sysconf_answers: bool = True
+    alone: bool = True
+    """False where a real Kazoo may share the broker: only what is this switch's own is answered."""
     transcript_limit: int | None = 20_000

@@ -141,7 +141,6 @@ class Switch:
         self.core = SwitchCore(name or f"sim-{uuid.uuid4().hex[:8]}.example.com", plan)
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._returns: set[asyncio.Future[bool]] = set()
         self._watchers: list[Callable[[Line], None]] = []
         self._reported = 0
 
@@ -192,8 +191,6 @@ class Switch:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for returned in self._returns:
-            returned.cancel()
 
     # ---- people
 
@@ -298,13 +295,11 @@ class Switch:
                 content_type=JSON_TYPE,
                 timestamp=GREGORIAN_EPOCH_S * 1_000_000 + time.time_ns() // 1000,
             )
-            self._returns.add(future)
             future.add_done_callback(partial(self._sent, message))
         self._rearm()
         self._tell()
 
     def _sent(self, message: Outgoing, done: asyncio.Future[bool]) -> None:
-        self._returns.discard(done)
         if done.cancelled():
             return
         error = done.exception()

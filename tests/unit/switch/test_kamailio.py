@@ -165,3 +165,17 @@ def test_park_events_are_noted_for_their_call(rig: Rig) -> None:
         queue=rig.core.watch_queue,
     )
     assert rig.drops == ["PARK_PARKED without a slot as text"]
+
+
+def test_beside_a_real_kazoo_only_what_is_its_own_is_answered() -> None:
+    rig = Rig(SwitchPlan(alone=False))
+    flow = rig.place()
+    rig.core.vanish(flow.call_id)
+    before = len(rig.sent)
+    assert rig.status("a real call") == []
+    sysconf = {**ENVELOPE, "Event-Category": "sysconf", "Event-Name": "get_req", "Server-ID": "a"}
+    rig.receive("sysconf", "sysconf.get", sysconf, {}, queue=rig.core.sysconf_queue)
+    query = {**ENVELOPE, "Event-Category": "directory", "Event-Name": "reg_query", "Username": "x"}
+    rig.receive("registrar", "x", query, {}, queue=rig.core.registrar_queue)
+    assert rig.sent[before:] == []
+    assert rig.status(flow.call_id) == ["terminated", "terminated"]
