@@ -18,6 +18,7 @@ AMQP_URL = os.environ.get("KZPARK_AMQP_URL", "")
 MARKERS_OF_FOLDER = {
     "integration": ("broker",),
     "acceptance": ("broker",),
+    "process": ("broker",),
     "lamps": ("broker", "lamps"),
     "chaos": ("broker", "chaos"),
 }
