@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _NOT_FOUND: Final = 404
 _CONFLICTS: Final = (405, 406)
+_NO_LEADER: Final = "down or inaccessible"
+"""A durable queue or stream whose leader is not up (yet): it exists, so it is not gone."""
 
 OnMessage = Callable[[spec.Basic.Deliver, ContentHeader, bytes], None]
 OnReturn = Callable[[str], None]
@@ -52,7 +54,7 @@ def forget(future: asyncio.Future[Any]) -> None:
 def error_of_close(code: int, text: str) -> BrokerError:
     """The broker's reason for closing a channel as one of our errors."""
     reason = f"{code} {text}".strip()
-    if code == _NOT_FOUND:
+    if code == _NOT_FOUND and _NO_LEADER not in text:
         return QueueGoneError(reason)
     if code in _CONFLICTS:
         return BrokerConflictError(reason)

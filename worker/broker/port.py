@@ -59,7 +59,9 @@ class Link(Protocol):
         passive: bool = False,
         arguments: Mapping[str, object] | None = None,
     ) -> None:
-        """Raises QueueGoneError (passive and absent) or BrokerConflictError (other arguments)."""
+        """Raises QueueGoneError (passive and absent) or BrokerConflictError (other arguments).
+
+        Plain BrokerError means it exists but has no leader at the moment: try again soon."""
 
     async def bind(self, queue: str, exchange: str, key: str) -> None: ...
 

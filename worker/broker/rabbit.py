@@ -174,7 +174,9 @@ class RabbitLink:
 
     async def delete_queue(self, name: str) -> None:
         """Remove a queue or stream and what is in it; one that does not exist is no error."""
-        await self._ask(spec.Queue.Delete(queue=name, if_unused=False, if_empty=False, nowait=False))
+        await self._ask(
+            spec.Queue.Delete(queue=name, if_unused=False, if_empty=False, nowait=False)
+        )
 
     # consuming
 
