@@ -30,6 +30,7 @@ class TableState:
     offset: int = -1
     era: int = 0
     settled: bool = False
+    birth: str = ""
     store: SlotStore = field(default_factory=SlotStore)
     members: Members = field(default_factory=Members)
     kept: list[Record] = field(default_factory=list)
@@ -47,6 +48,7 @@ def write_state(state: TableState) -> dict[str, object]:
         "offset": state.offset,
         "era": state.era,
         "settled": state.settled,
+        "birth": state.birth,
         "sessions": [_session(state, row) for row in state.store.sessions.values()],
         "closed": list(state.store.closed),
         "live": {worker: [row.beat, row.name] for worker, row in members.live.items()},
@@ -99,7 +101,7 @@ def render_item(state: TableState, key: ItemKey) -> object | None:
             return None if turn is None else (turn.epoch, turn.seq)
         case _:
             kept = [record_to_plain(record) for record in state.kept]
-            return (state.era, state.settled, kept)
+            return (state.era, state.settled, state.birth, kept)
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -170,6 +172,7 @@ def read_state(plain: object) -> TableState:
         offset=_get(plain, "offset", int),
         era=_get(plain, "era", int),
         settled=_get(plain, "settled", bool),
+        birth=_get(plain, "birth", str),
         store=store,
         members=members,
         kept=[record_from_plain(item, "/kept") for item in _get(plain, "kept", list)],

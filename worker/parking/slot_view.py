@@ -68,6 +68,8 @@ class SlotView:
         self.settled = False
         self.era = 0
         """Counts the logs this state has lived through."""
+        self.birth = ""
+        """Names this log: who settled it, when and where; empty before."""
         self.ignored: Ignored | None = None
         """Why the last record had no effect; None when it had or could have had one."""
         self._store = SlotStore()
@@ -155,7 +157,8 @@ class SlotView:
         """Become the state of a snapshot. On MalformedMessageError it is unchanged."""
         state = read_state(plain)
         self.reset()
-        self.offset, self.era, self.settled = state.offset, state.era, state.settled
+        self.offset, self.era = state.offset, state.era
+        self.settled, self.birth = state.settled, state.birth
         self._members = state.members
         self._store = state.store
         for record in state.kept:
@@ -171,6 +174,7 @@ class SlotView:
             offset=self.offset,
             era=self.era,
             settled=self.settled,
+            birth=self.birth,
             store=self._store,
             members=self._members,
             kept=self._kept,

@@ -42,7 +42,7 @@ from worker.parking.slot_rules import REMEMBERED_CLOSED, SlotRules
 from worker.parking.slot_snapshot import TableState, read_state
 from worker.parking.slot_view import Ignored, ReadText, subject_of
 
-__all__ = ["Ignored", "ReadText", "SlotTable"]
+__all__ = ["Ignored", "ReadText", "SlotTable", "subject_of"]
 
 
 class SlotTable(SlotRules):
@@ -82,7 +82,7 @@ class SlotTable(SlotRules):
             case Seed():
                 return self._seed(record)
             case Settled():
-                return self._settle()
+                return self._settle(record)
             case _:
                 return super()._decide(record)
 
@@ -143,17 +143,18 @@ class SlotTable(SlotRules):
 
     # ---- a new log ------------------------------------------------------------------------------
 
-    def _settle(self) -> list[Change]:
+    def _settle(self, record: Settled) -> list[Change]:
         if self.settled:
             return self._ignore(Ignored.VOID)
         self.settled = True
+        self.birth = f"{record.author}:{record.at_ms}:{self.offset}"
         self._store.digest.touch("table", "")
         changes = self._deal_absent()
         self._mend(list(self._store.sessions.values()))
         kept, self._kept, self._keeping = self._kept, [], set()
-        for record in kept:
-            if record.author not in self._members.gone:
-                changes += self._decide(record)
+        for waiting in kept:
+            if waiting.author not in self._members.gone:
+                changes += self._decide(waiting)
         self.ignored = None
         return changes
 
