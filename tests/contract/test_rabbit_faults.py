@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -37,26 +37,26 @@ async def links_to(url: str, count: int) -> AsyncIterator[list[Link]]:
             await link.close()
 
 
-async def log_of(link: Link, stream: str, count: int) -> list[Delivery]:
-    got: list[Delivery] = []
-    await link.consume(stream, got.append, prefetch=20_000, arguments={"x-stream-offset": "first"})
-    await until(lambda: len(got) >= count)
-    return got
-
-
-async def declare_log(link: Link, stream: str) -> None:
+async def again(step: Callable[[], Awaitable[object]]) -> None:
     """After a crash a stream has no leader for a moment: the broker says so, and it is not gone."""
     deadline = time.monotonic() + 20
     while True:
         try:
-            await link.declare_queue(stream, durable=True, arguments=STREAM)
-        except QueueGoneError:
-            raise
-        except BrokerError:
-            assert time.monotonic() < deadline
+            await step()
+        except BrokerError as error:
+            if type(error) is not BrokerError or time.monotonic() > deadline:
+                raise
             await asyncio.sleep(0.1)
         else:
             return
+
+
+async def log_of(link: Link, stream: str, count: int) -> list[Delivery]:
+    got: list[Delivery] = []
+    offset = {"x-stream-offset": "first"}
+    await again(lambda: link.consume(stream, got.append, prefetch=20_000, arguments=offset))
+    await until(lambda: len(got) >= count)
+    return got
 
 
 async def test_close_all_connections_ends_every_link_and_loses_no_confirmed_record(
@@ -101,7 +101,7 @@ async def test_kill_stop_and_wipe(own_node: PrivateNode, name: Names) -> None:
 
     await asyncio.to_thread(own_node.start)
     async with links_to(own_node.url, 1) as (link,):
-        await declare_log(link, name("log"))
+        await again(lambda: link.declare_queue(name("log"), durable=True, arguments=STREAM))
         records = await log_of(link, name("log"), 20)
         assert bodies(records) == [b"%d" % number for number in range(20)]
         await asyncio.to_thread(own_node.stop)

@@ -36,8 +36,9 @@ log = logging.getLogger(__name__)
 
 _NOT_FOUND: Final = 404
 _CONFLICTS: Final = (405, 406)
-_NO_LEADER: Final = "down or inaccessible"
-"""A durable queue or stream whose leader is not up (yet): it exists, so it is not gone."""
+_NOT_YET: Final = ("down or inaccessible", "does not have a replica on the local node")
+"""A durable queue or stream whose leader is not up (yet): it exists, so it is neither gone nor in
+conflict, whatever the code says. Seen for a second or so after a broker's restart."""
 
 OnMessage = Callable[[spec.Basic.Deliver, ContentHeader, bytes], None]
 OnReturn = Callable[[str], None]
@@ -54,7 +55,9 @@ def forget(future: asyncio.Future[Any]) -> None:
 def error_of_close(code: int, text: str) -> BrokerError:
     """The broker's reason for closing a channel as one of our errors."""
     reason = f"{code} {text}".strip()
-    if code == _NOT_FOUND and _NO_LEADER not in text:
+    if any(words in text for words in _NOT_YET):
+        return BrokerError(reason)
+    if code == _NOT_FOUND:
         return QueueGoneError(reason)
     if code in _CONFLICTS:
         return BrokerConflictError(reason)

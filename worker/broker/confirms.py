@@ -50,6 +50,11 @@ class Confirms:
         if tag is not None:
             self._resolve(tag, False)
 
+    @property
+    def pending(self) -> list[asyncio.Future[bool]]:
+        """What has no answer yet, in the order of the publishes."""
+        return list(self._open.values())
+
     def fail(self, error: Exception) -> None:
         """The link is gone: nobody will ever know about the rest."""
         futures = list(self._open.values())

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S: Final = 10.0
 """For one declare, bind or consume. A stream's coordinator may take seconds in a cluster."""
-CLOSE_TIMEOUT_S: Final = 3.0
+CLOSE_TIMEOUT_S: Final = 2.0
 
 
 async def open_link(url: str, *, name: str, timeout_s: float = 3.0) -> Link:
@@ -281,17 +281,29 @@ class RabbitLink:
     # the end
 
     async def close(self) -> None:
-        """Send what is queued and close; within CLOSE_TIMEOUT_S whatever the broker does."""
+        """Let the broker answer what was sent, give work back and end.
+
+        Takes at most twice CLOSE_TIMEOUT_S, whatever the broker does.
+        """
         if self._ending is None:
             self._ending = self._loop.create_task(self._close_gently())
         await asyncio.shield(self._ending)
 
     async def _close_gently(self) -> None:
+        # A socket closed with unread answers in it is reset, and takes what was sent along.
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                for channel in self._consumers.values():
+                    channel.mute()
+                answers: list[asyncio.Future[Any]] = [
+                    channel.close() for channel in self._consumers.values()
+                ]
                 await self._outbox.drain()
+                answers += self._confirms.pending
+                if answers:
+                    await asyncio.wait(answers)
         except TimeoutError:
-            log.debug("the broker takes no more bytes")
+            log.debug("the broker does not answer: closing anyway")
         self._end(None)
         await _close_quietly(self._connection)
 
