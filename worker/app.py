@@ -18,7 +18,8 @@ from worker.engine.engine import Engine
 from worker.ops import logs
 from worker.parking.model import WorkerId
 from worker.parking.slots import SlotTable
-from worker.replica.follower import Replica, stream_names
+from worker.replica.follower import Replica
+from worker.replica.streams import Names
 from worker.run.clock import Clock
 from worker.run.shell import Shell
 from worker.run.topology import Queues
@@ -157,7 +158,8 @@ async def _demo(settings: Settings) -> int:
 
 async def _remove_queues(link: Link, prefix: str) -> None:
     queues = Queues.of(prefix, WorkerId(""))
-    for name in (queues.work, queues.dead, *stream_names(prefix)):
+    streams = Names.of(prefix)
+    for name in (queues.work, queues.dead, streams.log, streams.snapshots):
         await link.delete_queue(name)
     await link.close()
 

@@ -22,6 +22,8 @@ CONFIRM_MS = 4_000
 TOO_OLD_ASKS = 3
 """How often the switch is asked about an execute older than its patience."""
 MAX_EVICTIONS = 3
+LOG_MS = 5_000
+"""A decision takes milliseconds; what is not decided by then is asked for again."""
 
 
 def start(s: Session, event: e.Started, now_ms: int) -> None:
@@ -61,6 +63,15 @@ def act(s: Session, now_ms: int) -> None:
 def claim(s: Session, now_ms: int) -> None:
     """Ask the log for the slot; meanwhile the switch says whether the call lives."""
     s.attempt += 1
+    s.enter(State.CLAIMING)
+    ask_for_slot(s, now_ms)
+    if s.watched and s.liveness is None:
+        _ask_quickly(s)
+
+
+def ask_for_slot(s: Session, now_ms: int) -> None:
+    """Put the claim into the log; asking twice gets the same answer twice."""
+    s.timers[Timer.STEP] = now_ms + LOG_MS
     entry = s.wanted_entry(now_ms)
     if entry.reserved and not entry.endpoint_id and s.call.authorizing_type == "device":
         # The leg that reserves is the parker's own: it is who will be rung (contract §14).
@@ -74,9 +85,6 @@ def claim(s: Session, now_ms: int) -> None:
             evict=s.target.session if s.target is not None else None,
         )
     )
-    s.enter(State.CLAIMING)
-    if s.watched and s.liveness is None:
-        _ask_quickly(s)
 
 
 # ---- an execute that waited ---------------------------------------------------------------------

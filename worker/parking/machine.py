@@ -60,6 +60,7 @@ def _rows() -> dict[tuple[State, object], Step]:  # noqa: PLR0915 - a table, not
     on(S.CHECKING, Timer.RECHECK, arriving.ask_again)
     on(S.CLAIMING, e.CallWatched, arriving.watched_while_claiming)
     on(S.CLAIMING, c.ClaimDecided, arriving.claim_decided)
+    on(S.CLAIMING, Timer.STEP, arriving.ask_for_slot)
     on(S.CLAIMING, e.LivenessKnown, arriving.liveness_while_claiming)
     on(S.CONFIRMING, e.CallWatched, arriving.watched_while_claiming)
     on(S.CONFIRMING, e.LivenessKnown, arriving.confirm)
@@ -171,6 +172,7 @@ def _rows() -> dict[tuple[State, object], Step]:  # noqa: PLR0915 - a table, not
     # -- retrieving
     on(S.RETRIEVING, c.RetrieveDecided, retrieving.decided)
     on(S.RETRIEVING, e.CallWatched, retrieving.watched)
+    on(S.RETRIEVING, Timer.STEP, retrieving.ask_for_pickup)
     on(S.PICKING_UP, e.CallWatched, retrieving.watched)
     on(S.PENDING, Timer.STEP, retrieving.ask_again)
     on(S.AWAITING_TURN, e.SlotFreed, retrieving.slot_freed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from worker.parking import arriving, holding, ringing, visiting
+from worker.parking import arriving, holding, retrieving, ringing, visiting
 from worker.parking import effects as do
 from worker.parking import events as e
 from worker.parking.model import CallId, SlotEntry, SlotId
@@ -91,7 +91,12 @@ def resume(s: Session, event: e.Resumed, now_ms: int) -> None:
             _resume_reservation(s, now_ms)
         case State.RELEASING | State.HANDING_OVER:
             s.timers[Timer.STEP] = min(s.timers.get(Timer.STEP, now_ms), now_ms)
-        case State.CLAIMING | State.CONFIRMING:
+        case State.CLAIMING:
+            s.liveness = None
+            arriving.ask_for_slot(s, now_ms)
+        case State.RETRIEVING:
+            retrieving.ask_for_pickup(s, now_ms)
+        case State.CONFIRMING:
             s.liveness = None
         case _:
             pass  # bounded by their own STEP timers

@@ -18,6 +18,9 @@ PICKUP_MS = 10_000
 """Absolute: unrelated events do not restart it (D11)."""
 PENDING_MS = 1_000
 PENDING_TRIES = 3
+LOG_MS = 5_000
+"""What the log has not decided by then is asked for again."""
+TURNS = 3
 TURN_MS = 12_000
 """Longer than another session's pickup can take."""
 
@@ -27,8 +30,15 @@ def begin(s: Session, now_ms: int) -> None:
         _nobody_there(s, now_ms)  # an automatic slot is by definition a free one
         return
     s.attempt += 1
-    s.emit(do.RetrieveSlot(slot=s.slot, attempt=s.attempt))
     s.enter(State.RETRIEVING)
+    ask_for_pickup(s, now_ms)
+
+
+def ask_for_pickup(s: Session, now_ms: int) -> None:
+    """Put the request into the log; asking twice gets the same answer twice."""
+    s.timers[Timer.STEP] = now_ms + LOG_MS
+    if s.slot is not None:
+        s.emit(do.RetrieveSlot(slot=s.slot, attempt=s.attempt))
 
 
 def decided(s: Session, event: RetrieveDecided, now_ms: int) -> None:
@@ -47,13 +57,14 @@ def decided(s: Session, event: RetrieveDecided, now_ms: int) -> None:
                 s.enter(State.PENDING, now_ms, PENDING_MS)
             else:
                 visiting.refuse(s, _in_use_or_nobody(s), now_ms)
-        case RetrieveOutcome.BUSY if s.auto_retrieves:
+        case RetrieveOutcome.BUSY if s.auto_retrieves and s.round < TURNS:
+            s.round += 1
             if s.slot is not None:
                 s.emit(do.AwaitSlot(slot=s.slot))
             s.enter(State.AWAITING_TURN)
-            s.timers.setdefault(Timer.STEP, now_ms + TURN_MS)
+            s.timers[Timer.STEP] = now_ms + TURN_MS
         case RetrieveOutcome.BUSY:
-            visiting.refuse(s, do.Prompt.NO_CALLER, now_ms)
+            visiting.refuse(s, _in_use_or_nobody(s), now_ms)
         case _:
             _nobody_there(s, now_ms)
 

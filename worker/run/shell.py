@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tenacity
 
@@ -99,7 +100,7 @@ class Shell:
 
         With ``once`` a broker that cannot be reached at the start raises BrokerUnreachableError.
         A broker that is too old raises BrokerTooOldError at once."""
-        stopped = asyncio.ensure_future(stop.wait())
+        stopped: asyncio.Task[bool] = asyncio.create_task(stop.wait())
         try:
             first = True
             while not stop.is_set():
@@ -111,13 +112,14 @@ class Shell:
             stopped.cancel()
 
     async def _serve_one(
-        self, link: Link, stopped: asyncio.Future[bool], *, first: bool
+        self, link: Link, stopped: asyncio.Task[bool], *, first: bool
     ) -> bool:
         """Serve on one link until it is lost or we stop. Returns whether none was ever ready."""
         try:
             await self._begin(link)
             first = False
-            await asyncio.wait({stopped, link.closed}, return_when=asyncio.FIRST_COMPLETED)
+            waiting: set[asyncio.Future[Any]] = {stopped, link.closed}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if stopped.done() and not link.closed.done():
                 await self._leave(link)
         except BrokerError as error:
@@ -131,7 +133,7 @@ class Shell:
                 self._write_log("connection lost", "warning", {"reason": str(reason or "")})
         return first
 
-    async def _connect(self, stopped: asyncio.Future[bool], *, patient: bool) -> Link | None:
+    async def _connect(self, stopped: asyncio.Task[bool], *, patient: bool) -> Link | None:
         """A link, tried for with back-off and jitter; None when told to stop meanwhile."""
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(
@@ -145,10 +147,14 @@ class Shell:
         )
 
         async def open_link() -> Link:
-            return await self._open_link()
+            async for attempt in retrying:
+                with attempt:
+                    return await self._open_link()
+            raise BrokerLostError("never tried")
 
-        attempt = asyncio.ensure_future(retrying(open_link))
-        await asyncio.wait({stopped, attempt}, return_when=asyncio.FIRST_COMPLETED)
+        attempt = asyncio.create_task(open_link())
+        waiting: set[asyncio.Future[Any]] = {stopped, attempt}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if not attempt.done():
             attempt.cancel()
             await asyncio.wait({attempt})
