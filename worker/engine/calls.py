@@ -136,8 +136,9 @@ class Calls:
         return live
 
     @staticmethod
-    def _followed(live: LiveSession) -> set[CallId]:
-        return {live.session.call_id, live.session.call.call_id}
+    def _followed(live: LiveSession) -> list[CallId]:
+        # In this order in every process: a set's would depend on the hash seed.
+        return list(dict.fromkeys((live.session.call_id, live.session.call.call_id)))
 
     def opened(self, session: SessionId) -> None:
         """The log has the session: its execute may be acknowledged."""
