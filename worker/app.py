@@ -24,6 +24,7 @@ from worker.run.clock import Clock
 from worker.run.shell import Shell
 from worker.run.topology import Queues
 from worker.settings import Settings
+from worker.trace.journal import journaled
 
 OpenLink = Callable[[], Awaitable[Link]]
 WriteLog = Callable[[str, str, dict[str, object]], None]
@@ -53,6 +54,8 @@ def build_shell(
         started_at_ms=clock.now_ms(),
     )
     engine = Engine(config, table)
+    if settings.trace is not None:
+        engine, table = journaled(settings.trace, config, write_log=write_log)
     shell: Shell
 
     replica = Replica(

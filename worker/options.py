@@ -295,6 +295,17 @@ OPTIONS: tuple[Option, ...] = (
         parse=_name(r"[A-Za-z0-9_.-]{1,64}", "a name of letters, digits and _ . -"),
     ),
     Option(
+        name="KZPARK_TRACE",
+        field="trace",
+        kind="path",
+        default="",
+        shown_default="empty: off",
+        meaning="Keep an exact journal for `kzpark replay` in this file and up to three older "
+        "pieces beside it (.1 to .3) of 64 MiB each. It holds callers' names and numbers. One "
+        "file per worker.",
+        parse=_path,
+    ),
+    Option(
         name="KZPARK_CONFIG",
         field="config",
         kind="path",

@@ -59,6 +59,7 @@ class Settings:
     reconcile_s: int
     settle_ms: int
     prefix: str
+    trace: Path | None
     config: Path | None
     accounts: Mapping[AccountId, Defaults] = field(default_factory=lambda: MappingProxyType({}))
     """What Kazoo keeps in each account's ``configs_callflow.park`` document."""

@@ -69,6 +69,7 @@ def test_every_setting_can_be_given_and_lands_in_its_field(tmp_path: Path) -> No
         "KZPARK_RECONCILE_S": "30",
         "KZPARK_SETTLE_MS": "68",
         "KZPARK_PREFIX": "test-1",
+        "KZPARK_TRACE": "/var/log/kzpark/journal.jsonl",
         **write_config(tmp_path, ""),
     }
     assert given_text.keys() == {option.name for option in OPTIONS}
