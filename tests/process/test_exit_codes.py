@@ -127,6 +127,7 @@ def test_sigterm_while_the_broker_is_frozen_ends_it_within_ten_seconds(
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
         port = server.getsockname()[1]
         process = run(KZPARK_AMQP_URL=f"amqp://guest:guest@127.0.0.1:{port}/%2F")
         connection, _ = server.accept()

@@ -25,7 +25,7 @@ from tests.acceptance.worker_process import WorkerProcess
 
 RECONNECT_S = 0.1
 LONG_MS = 600_000
-QUEUES = ("work", "dead", "log", "snapshots")
+QUEUES = ("work", "dead", "log", "snap")
 
 
 class SteadyPeer(Peer):

@@ -145,7 +145,7 @@ class Calls:
         live = self.live.get(session)
         if live is not None:
             live.opened = True
-            self._settle(live)
+            self.settle(live)
 
     def links_lost(self) -> None:
         """The connection is gone: bindings, questions and delivery tags with it."""
@@ -273,10 +273,11 @@ class Calls:
             self.emit(Append(record=record))
         else:
             self.remember(session.id)
-        self._settle(live)
+        self.settle(live)
         self.drop(session.id)
 
-    def _settle(self, live: LiveSession) -> None:
+    def settle(self, live: LiveSession) -> None:
+        """Acknowledge its execute, if that has not been done."""
         if live.tag is not None:
             self.emit(Settle(tag=live.tag))
             live.tag = None

@@ -91,6 +91,8 @@ class Ledger:
             case SessionOpened():
                 if change.owner == self._config.worker:
                     calls.opened(change.session)
+                else:  # a copy of the execute went to another worker, who was first
+                    self._let_go(change.session)
             case ClaimDecided():
                 self._claim_decided(change, now_ms)
             case RetrieveDecided():
@@ -161,6 +163,7 @@ class Ledger:
         """Another worker goes on with it: not a word more from here."""
         live = self._calls.drop(session)
         if live is not None:
+            self._calls.settle(live)
             entry = self._table.entry_of(session)
             if entry is not None:
                 self._lamps.forget(entry)
