@@ -19,7 +19,7 @@ from worker.parking import (
     ringing,
     visiting,
 )
-from worker.parking.effects import Effect
+from worker.parking.effects import Command, Effect
 from worker.parking.session import Session, State, Timer
 
 Step = Callable[..., None]
@@ -254,6 +254,18 @@ def receive(
         step = TRANSITIONS.get((session.state, type(event)))
         if step is not None:
             step(session, event, now_ms)
-    effects = tuple(session.effects)
-    session.effects.clear()
-    return effects
+    return _take_effects(session)
+
+
+def _take_effects(session: Session) -> tuple[Effect, ...]:
+    """Commands wait until we listen: their completions must not be missed (contract §3.2)."""
+    wanted, session.effects = session.effects, []
+    if session.control_lost:  # whatever a step wanted: the call is not ours to command
+        session.unsent = []
+        wanted = [effect for effect in wanted if not isinstance(effect, Command)]
+    elif session.watched:
+        wanted, session.unsent = [*session.unsent, *wanted], []
+    else:
+        session.unsent += [effect for effect in wanted if isinstance(effect, Command)]
+        wanted = [effect for effect in wanted if not isinstance(effect, Command)]
+    return tuple(wanted)

@@ -147,6 +147,7 @@ class Session:
         "state",
         "target",
         "timers",
+        "unsent",
         "watched",
     )
 
@@ -167,6 +168,8 @@ class Session:
         self.timers: dict[Timer, int] = {}
         self.checks: set[Check] = set()
         self.effects: list[do.Effect] = []
+        self.unsent: list[do.Effect] = []
+        """Commands that wait for the call's binding."""
         self.attempt = 0
         self.round = 0
         self.endpoint_id = call.restricted_endpoint_id
