@@ -186,7 +186,14 @@ class Ledger:
         saved["attempt"] = max([saved.get("attempt", 0), row.forgotten_claim, *attempts])
         target = None if row.retrieves is None else self._table.entry(row.account, row.retrieves)
         resuming.restore(
-            fresh, saved, holds=self._table.entry_of(session), retrieves=target
+            fresh,
+            saved,
+            holds=self._table.entry_of(session),
+            retrieves=target,
+            had_slot=any(
+                isinstance(decision, ClaimDecided) and decision.entry is not None
+                for decision in row.decided
+            ),
         )
         live = LiveSession(fresh, facts="", generation=row.generation, opened=True)
         self._calls.add(live)

@@ -23,8 +23,11 @@ def restore(
     *,
     holds: SlotEntry | None,
     retrieves: SlotEntry | None,
+    had_slot: bool,
 ) -> None:
-    """Put a fresh session where ``saved`` (its checkpoint, maybe empty) and the table say it is."""
+    """Put a fresh session where ``saved`` (its checkpoint, maybe empty) and the table say it is.
+
+    ``had_slot``: a claim of its was won once; with ``holds`` None the slot was freed meanwhile."""
     session.started = True
     session.target = retrieves
     entry = holds
@@ -47,7 +50,7 @@ def restore(
         session.timers = {
             timer: int(timers[timer.value]) for timer in Timer if timer.value in timers
         }
-    session.state = _state(session, entry, saved)
+    session.state = _state(entry, saved, had_slot=had_slot)
 
 
 def _number(saved: Mapping[str, object], key: str) -> int:
@@ -55,12 +58,16 @@ def _number(saved: Mapping[str, object], key: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _state(session: Session, entry: SlotEntry | None, saved: Mapping[str, object]) -> State:
+def _state(entry: SlotEntry | None, saved: Mapping[str, object], *, had_slot: bool) -> State:
     """Without a checkpoint the table alone tells: a slot is held, or the session starts over."""
     name = saved.get("state")
     state = State(name) if name in {s.value for s in State} else None
     if entry is None:
-        return state if state in (State.ANSWERED, State.VISITING, State.VISITED) else State.NEW
+        if state in (State.ANSWERED, State.VISITING, State.VISITED):
+            return state
+        if state is State.RINGING:
+            return State.ANSWERED
+        return State.RELEASING if had_slot else State.NEW
     if entry.reserved:
         return state if state in (State.AWAITING_HANGUP, State.LINGERING, State.RESERVED) else (
             State.AWAITING_HANGUP
@@ -89,6 +96,10 @@ def resume(s: Session, event: e.Resumed, now_ms: int) -> None:
             _resume_visitor(s, now_ms)
         case State.AWAITING_HANGUP | State.LINGERING | State.RESERVED:
             _resume_reservation(s, now_ms)
+        case State.RELEASING if s.entry is None:
+            # Freed while its owner was dead: whoever freed it has the call.
+            s.finish(do.Verdict.TRANSFER)
+            s.end()
         case State.RELEASING | State.HANDING_OVER:
             s.timers[Timer.STEP] = min(s.timers.get(Timer.STEP, now_ms), now_ms)
         case State.CLAIMING:
