@@ -197,6 +197,7 @@ def built() -> list[tuple[str, Message]]:
                 started_at_ms=1_795_393_096_000,
                 used_memory_bytes=52_428_800,
                 zone="local",
+                settings={"compat": "fixed", "system": {"ringback_timeout_ms": 120_000}},
             ),
         ),
     ]

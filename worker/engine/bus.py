@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 
 from worker.engine.config import EngineConfig
 from worker.engine.neighbours import Neighbours
@@ -90,5 +91,22 @@ class Bus:
             expires_ms=interval_ms,
             started_at_ms=self._config.started_at_ms,
             zone=self._config.zone,
+            settings=self._settings(),
         )
         self._emit(Publish(exchange=Exchange.NODES, routing_key=keys.NODES, payload=payload))
+
+    def _settings(self) -> dict[str, object]:
+        """What a replay of our decisions has to know and cannot see: docs/trace.md."""
+        config, system = self._config, self.system.defaults
+        said: dict[str, object] = {item.name: getattr(system, item.name) for item in fields(system)}
+        if system.presence_type is not None:
+            said["presence_type"] = system.presence_type.value
+        return {
+            "compat": config.compat.value,
+            "lamp_expires_s": config.lamp_expires_s,
+            "reconcile_ms": config.reconcile_ms,
+            "patience_ms": config.patience_ms,
+            "max_message_bytes": config.max_message_bytes,
+            "account_prompts": self.system.account_prompts,
+            "system": {name: value for name, value in said.items() if value is not None},
+        }

@@ -13,6 +13,8 @@ from worker.kapi.registrar import OWN_APP
 
 GRACE_FACTOR: Final = 1.25
 """Receivers multiply Expires by this before they take a node for gone."""
+SETTINGS: Final = "Park-Settings"
+"""A field of our own: see `advertisement`."""
 _EXPIRES_DIGITS: Final = 15
 
 
@@ -38,10 +40,12 @@ def advertisement(
     started_at_ms: int,
     used_memory_bytes: int | None = None,
     zone: str = "",
+    settings: Payload | None = None,
 ) -> dict[str, object]:
     """For ``nodes``, key `keys.NODES`; ``started_at_ms`` is Unix time, ``node`` is name@host.
 
-    Never names the apps callflow or ecallmgr: Kazoo counts those to size its waits.
+    ``settings``: what our decisions depend on, for those who record and replay them; Kazoo does not
+    look at it. Never names the apps callflow or ecallmgr: Kazoo counts those to size its waits.
     """
     payload = envelope.headers(
         "nodes", "advertise", node=node, msg_id=msg_id, app_name=OWN_APP, app_version=version
@@ -56,6 +60,8 @@ def advertisement(
         payload["Used-Memory"] = used_memory_bytes
     if zone:
         payload["Zone"] = zone
+    if settings:
+        payload[SETTINGS] = dict(settings)
     return payload
 
 
