@@ -21,6 +21,8 @@ CONFIRM_MS = 4_000
 """Longer than any liveness answer takes: only a lost answer lets it run out."""
 TOO_OLD_ASKS = 3
 """How often the switch is asked about an execute older than its patience."""
+LAST_ASK = 1
+"""The round of an execute that only waited: it is acted on unless its channel is dead."""
 MAX_EVICTIONS = 3
 LOG_MS = 5_000
 """A decision takes milliseconds; what is not decided by then is asked for again."""
@@ -37,7 +39,7 @@ def start(s: Session, event: e.Started, now_ms: int) -> None:
     s.emit(do.Watch(call_id=s.call_id))
     ask_for_parker(s)
     if event.waited:
-        s.round = TOO_OLD_ASKS if event.too_old else 1
+        s.round = TOO_OLD_ASKS + LAST_ASK if event.too_old else LAST_ASK
         s.enter(State.CHECKING)
     else:
         act(s, now_ms)
@@ -104,9 +106,11 @@ def act_if_alive(s: Session, event: e.LivenessKnown, now_ms: int) -> None:
         _nothing_to_hold(s)
     elif target is not None and event.other_leg == target.call_id:
         retrieving.found_bridged(s, target, now_ms)
-    elif event.liveness is e.Liveness.ACTIVE or s.round == 1:
+    elif event.liveness is e.Liveness.ACTIVE or s.round == LAST_ASK:
         s.round = 0
         act(s, now_ms)
+    elif s.round == LAST_ASK + 1:
+        _nothing_to_hold(s)
     else:
         s.round -= 1
         s.timers[Timer.RECHECK] = now_ms + RECHECK_MS

@@ -375,6 +375,13 @@ def release_refused(s: Session, event: ReleaseRefused, _now_ms: int) -> None:
         s.end()
 
 
+def replaced_by_a_transfer(s: Session, _event: e.ReservationCompleted, _now_ms: int) -> None:
+    """A Replaces named our call: the slot is the new call's, ours is on its way out."""
+    s.entry = None
+    s.finish(do.Verdict.TRANSFER)
+    s.end()
+
+
 def taken_away(s: Session, event: Released, now_ms: int) -> None:
     """Somebody else freed our slot: a retriever has the parkee, or found it dead."""
     if event.entry.session != s.id:

@@ -95,6 +95,7 @@ def _rows() -> dict[tuple[State, object], Step]:  # noqa: PLR0915 - a table, not
     on((S.HOLDING, S.RINGING), e.RetrievalBegun, holding.retrieval_begun)
     on((S.HOLDING, S.RINGING), e.RetrievalEnded, holding.retrieval_ended)
     on((S.HOLDING, S.RINGING), c.Released, holding.taken_away)
+    on(PARKED, e.ReservationCompleted, holding.replaced_by_a_transfer)
     # a foreign pickup
     on(S.INTERCEPTED, e.ChannelBridged, holding.foreign_pickup_bridged)
     on(S.INTERCEPTED, Timer.STEP, holding.foreign_pickup_step)
