@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from worker.broker.private_node import answers
+from worker.broker.private_node import answers, private_node, server_script
 
 pytest_plugins = ("tests.rabbit",)
 
@@ -41,13 +42,17 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def amqp_url() -> str:
-    """URL of a real RabbitMQ. Without one the test is skipped, but in CI it fails."""
+def amqp_url() -> Iterator[str]:
+    """URL of a real RabbitMQ, a private one if need be. Without one skipped, but in CI failed."""
     if AMQP_URL:
-        return AMQP_URL
-    if answers(5672):
-        return DEFAULT_URL
-    reason = "no RabbitMQ: set KZPARK_AMQP_URL or use ./test, which gets one"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+        yield AMQP_URL
+    elif answers(5672):
+        yield DEFAULT_URL
+    elif server_script() is not None:
+        with private_node() as node:
+            yield node.url
+    else:
+        reason = "no RabbitMQ: set KZPARK_AMQP_URL or use ./test, which gets one"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)

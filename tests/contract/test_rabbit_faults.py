@@ -9,13 +9,14 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import pytest
 
 from tests.contract.broker_contract import STREAM, Names, bodies, done, unique_names, until
 from tests.contract.tcp_proxy import proxy_to
 from worker.broker.port import Delivery, Link
-from worker.broker.private_node import PrivateNode
+from worker.broker.private_node import PrivateCluster, PrivateNode
 from worker.broker.rabbit import open_link
 from worker.errors import BrokerError, BrokerLostError, BrokerUnreachableError, QueueGoneError
 
@@ -178,3 +179,23 @@ async def test_a_broker_that_is_silent_is_given_up_by_heartbeat(
         await asyncio.wait_for(asyncio.wait([link.closed]), 30)
         assert isinstance(link.closed.exception(), BrokerLostError)
         assert time.monotonic() - started < 25
+
+
+@pytest.mark.chaos
+async def test_of_three_nodes_each_may_die_and_the_next_takes_the_link(
+    own_cluster: PrivateCluster, name: Names
+) -> None:
+    stream, sent = name("log"), 0
+    for node in own_cluster.nodes:
+        link = await open_link(own_cluster.url, name="cluster test")
+        await again(partial(link.declare_queue, stream, durable=True, arguments=STREAM))
+        for _ in range(20):
+            assert await done(link.publish("", stream, b"%d" % sent, mandatory=True))
+            sent += 1
+        await asyncio.sleep(2)
+        await asyncio.to_thread(node.kill)
+        await link.close()
+        async with links_to(own_cluster.url, 1) as (link,):
+            records = await log_of(link, stream, sent)
+            assert bodies(records)[-1] == b"%d" % (sent - 1)
+        await asyncio.to_thread(node.start)

@@ -7,7 +7,7 @@ exactly four of its attributes, the same in aiormq 6.8 and 7.2:
 
 * ``connection.channels``: number -> object whose ``frames.put((weight, frame))`` the reader awaits
   for each frame; the reader takes the number out when the channel is closed by either side;
-* ``connection.write_queue``: takes `ChannelFrame` objects, whose payload the writer sends;
+* ``connection.write_queue``: takes `ChannelFrame` objects, whose ``payload`` the writer sends;
 * ``connection.connection_tune``: the frame size;
 * ``connection.closing`` (in `rabbit`): the future that ends with the connection.
 
@@ -65,56 +65,56 @@ def error_of_close(code: int, text: str) -> BrokerError:
 
 
 class Outbox:
-    """Bytes for the connection's writer, joined to one write per turn of the event loop."""
+    """Bytes for the connection's writer, joined to one write per turn of the event loop.
+
+    The outbox itself stands in the writer's queue, in place of a `ChannelFrame`: when its turn
+    comes the writer reads ``payload`` and gets everything that was sent until then.
+    """
+
+    should_close: Final = False
+    should_drain: Final = False
 
     def __init__(self, connection: AbstractConnection) -> None:
         self._queue = connection.write_queue
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes] = []
-        self._draining: asyncio.Task[None] | None = None
-        self._scheduled = False
+        self._queued = False
+        self._waiting: asyncio.Task[None] | None = None
 
     def send(self, data: bytes) -> None:
         """Queue ``data``; it leaves in call order."""
         self._pieces.append(data)
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._scheduled = False
-        if not self._pieces or self._draining is not None:
+        if self._queued:
             return
+        self._queued = True
         try:
-            self._queue.put_nowait(self._take())
+            self._queue.put_nowait(self)
         except asyncio.QueueFull:
-            self._draining = self._loop.create_task(self._hand_over())
-            self._draining.add_done_callback(self._drained)
+            self._waiting = self._loop.create_task(self._queue.put(self))
 
-    def _drained(self, _: object) -> None:
-        self._draining = None
-        self._flush()
+    @property
+    def payload(self) -> bytes:
+        """Taken by the writer."""
+        self._queued = False
+        pieces, self._pieces = self._pieces, []
+        return b"".join(pieces)
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
+        """Called by the writer when it waited for the socket, which we never ask for."""
+
+    async def flushed(self) -> None:
         """Wait until everything so far is in the socket's hands."""
-        await self._hand_over()
+        if self._waiting is not None:
+            await asyncio.wait([self._waiting])
         written: asyncio.Future[None] = self._loop.create_future()
         await self._queue.put(ChannelFrame(b"", should_close=False, drain_future=written))
         await written
 
-    async def _hand_over(self) -> None:
-        while self._pieces:
-            await self._queue.put(self._take())
-
-    def _take(self) -> ChannelFrame:
-        pieces, self._pieces = self._pieces, []
-        return ChannelFrame(payload=b"".join(pieces), should_close=False)
-
     def drop(self) -> None:
         """The connection is gone: nothing more can leave."""
         self._pieces.clear()
-        if self._draining is not None:
-            self._draining.cancel()
+        if self._waiting is not None:
+            self._waiting.cancel()
 
 
 class Channel:

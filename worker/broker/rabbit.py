@@ -298,7 +298,7 @@ class RabbitLink:
                 answers: list[asyncio.Future[Any]] = [
                     channel.close() for channel in self._consumers.values()
                 ]
-                await self._outbox.drain()
+                await self._outbox.flushed()
                 answers += self._confirms.pending
                 if answers:
                     await asyncio.wait(answers)
