@@ -147,8 +147,7 @@ class Engine:
             self._ops.append(Settle(tag=tag))
             return
         if self._is_known(wanted.session):
-            self._log("execute repeated", "info", session=wanted.session, call_id=wanted.call_id)
-            self._ops.append(Settle(tag=tag))
+            self._repeated(wanted, tag)
             return
         live = self._admit(wanted, payload, tag)
         if live is None:
@@ -161,6 +160,15 @@ class Engine:
         )
         self._calls.add(live)
         self._calls.tell(live.id, started, now_ms)
+
+    def _repeated(self, wanted: Execute, tag: int) -> None:
+        """Ignored; but until the log has the session, the broker keeps the execute for us."""
+        self._log("execute repeated", session=wanted.session, call_id=wanted.call_id)
+        live = self._calls.live.get(wanted.session)
+        if live is not None and not live.opened and live.tag is None:
+            live.tag = tag
+        else:
+            self._ops.append(Settle(tag=tag))
 
     def _is_known(self, session: SessionId) -> bool:
         return (

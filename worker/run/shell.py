@@ -22,6 +22,7 @@ from worker.engine.ops import Append, Bind, DeadLetter, Log, Op, Publish, Settle
 from worker.errors import BrokerError, BrokerLostError, BrokerTooOldError
 from worker.kapi import keys
 from worker.kapi.exchanges import Exchange
+from worker.ops.logs import stack
 from worker.parking.changes import Change
 from worker.parking.model import CallId
 from worker.parking.slots import SlotTable
@@ -219,8 +220,11 @@ class Shell:
     # ---- inputs --------------------------------------------------------------------------------
 
     def _work_delivery(self, delivery: Delivery) -> None:
-        self._feed(
-            lambda now_ms: self._engine.execute(
+        self._feed(lambda now_ms: self._execute(delivery, now_ms))
+
+    def _execute(self, delivery: Delivery, now_ms: int) -> None:
+        try:
+            self._engine.execute(
                 delivery.body,
                 tag=delivery.tag,
                 sent_at_ms=delivery.sent_at_ms,
@@ -229,7 +233,18 @@ class Shell:
                 routing_key=delivery.routing_key,
                 now_ms=now_ms,
             )
-        )
+        except Exception:  # it would come back for ever, and crash every worker in turn
+            self._carry_out(
+                DeadLetter(
+                    body=delivery.body,
+                    reason="internal error",
+                    pointer="",
+                    exchange=delivery.exchange,
+                    routing_key=delivery.routing_key,
+                )
+            )
+            self._carry_out(Settle(tag=delivery.tag))
+            raise
 
     def _inbox_delivery(self, delivery: Delivery) -> None:
         self._feed(
@@ -268,15 +283,22 @@ class Shell:
             self._was_shut = False
             self._engine.let_go_of_others()
         while self._inputs:
-            self._inputs.popleft().apply(now_ms)
-            self._drain()
+            self._guarded(self._inputs.popleft().apply, now_ms)
         deadline_ms = self._engine.next_deadline_ms()
         if deadline_ms is not None and deadline_ms <= now_ms:
-            self._engine.tick(now_ms)
-            self._drain()
+            self._guarded(self._engine.tick, now_ms)
             deadline_ms = self._engine.next_deadline_ms()
         if deadline_ms is not None:
             self._arm(max((deadline_ms - now_ms) / 1000, 0))
+
+    def _guarded(self, step: Callable[[int], None], now_ms: int) -> None:
+        """A fault of ours in one message must stop neither the others nor the worker."""
+        try:
+            step(now_ms)
+        except Exception as error:
+            fields: dict[str, object] = {"error": repr(error), "trace": stack(error)}
+            self._write_log("internal error", "error", fields)
+        self._drain()
 
     def _arm(self, delay_s: float) -> None:
         loop = asyncio.get_running_loop()
