@@ -18,15 +18,15 @@ from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractConnection as WireConnection
 from pamqp import commands as spec
 from pamqp.base import Frame
-from pamqp.header import ContentHeader
 
 from ..errors import BrokerError, BrokerLostError, BrokerUnreachableError
 from .channel import Channel, Outbox, forget
 from .confirms import Confirms
-from .decoding import EPOCH, harden_pamqp, text_values
+from .decoding import harden_pamqp
 from .endpoint import connect, connected, in_turn, server_version, wire_of
 from .frames import ack_frame, publish_frames, requeue_frame
-from .port import Delivery, Link, OnDelivery
+from .inbox import Inbox
+from .port import Link, OnDelivery
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ class RabbitLink:
         self._check_open()
         self._sequence += 1
         tag = f"kzpark.{self._sequence}"
-        inbox = _Inbox(queue, tag, on_delivery)
+        inbox = Inbox(queue, tag, on_delivery)
         channel = Channel(self._wire, self._outbox, on_closed=self._lose, on_message=inbox.take)
         requests: list[Frame] = [spec.Channel.Open()]
         if prefetch:
@@ -382,50 +382,3 @@ class RabbitLink:
 
 def _only_control(error: BrokerError) -> None:
     log.debug("control channel closed: %s", error)
-
-
-class _Inbox:
-    """Turns a consumer's messages into deliveries, held back until the caller knows its tag."""
-
-    def __init__(self, queue: str, tag: str, on_delivery: OnDelivery) -> None:
-        self._queue = queue
-        self._tag = tag
-        self._on_delivery = on_delivery
-        self._held: list[Delivery] | None = []
-
-    def open(self) -> None:
-        held, self._held = self._held, None
-        for delivery in held or ():
-            self._hand_over(delivery)
-
-    def stop(self) -> None:
-        self._held = []
-
-    def take(self, method: spec.Basic.Deliver, header: ContentHeader, body: bytes) -> None:
-        properties = header.properties
-        sent_at = properties.timestamp
-        headers = properties.headers
-        delivery = Delivery(
-            queue=self._queue,
-            exchange=method.exchange or "",
-            routing_key=method.routing_key or "",
-            body=body,
-            consumer=self._tag,
-            tag=method.delivery_tag or 0,
-            redelivered=bool(method.redelivered),
-            content_type=properties.content_type or "",
-            sent_at_ms=None
-            if sent_at is None or sent_at == EPOCH
-            else round(sent_at.timestamp() * 1000),
-            headers={key: text_values(value) for key, value in headers.items()} if headers else {},
-        )
-        if self._held is None:
-            self._hand_over(delivery)
-        else:
-            self._held.append(delivery)
-
-    def _hand_over(self, delivery: Delivery) -> None:
-        try:
-            self._on_delivery(delivery)
-        except Exception:
-            log.exception("the consumer of %s failed on a delivery", self._queue)
