@@ -218,6 +218,8 @@ class Player:
                 stage.reset(user, step.get("realm", REALM))
             case {"advertise": apps, "node": node}:
                 stage.advertise(node, apps)
+            case {"slot_log": state}:
+                stage.log_goes_away() if state == "away" else stage.log_comes_back()
             case {"restart": down_ms}:
                 stage.restart(down_ms)
             case {"wait": ms}:

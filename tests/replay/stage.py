@@ -20,7 +20,7 @@ from worker.engine.solo import Solo
 from worker.kapi.exchanges import Exchange
 from worker.parking.model import AccountId, Compat, PresenceType, SlotEntry, WorkerId
 from worker.parking.node import Defaults
-from worker.parking.records import Dead, Join
+from worker.parking.records import Dead, Join, Record
 
 PARKER = f"<sip:parker@{REALM}>"
 SUCCESSOR = WorkerId("w2")
@@ -84,6 +84,7 @@ class Stage(World):
     """Msg-ID → call id of the executes."""
     _config_questions: list[Mapping[str, Any]] = field(default_factory=list)
     _answers: deque[dict[str, Any]] = field(default_factory=deque)
+    _unread: list[tuple[Record, int]] = field(default_factory=list)
 
     # ---- out -----------------------------------------------------------------------------------
 
@@ -226,6 +227,19 @@ class Stage(World):
         notice |= {"Expires": 15_000, "WhApps": {app: {"Startup": at} for app, at in apps.items()}}
         self.message(notice, "nodes")
 
+    def log_goes_away(self) -> None:
+        """What is appended reaches the broker, but nobody reads it."""
+        unread: list[tuple[Record, int]] = []
+        self._unread = unread
+        self.solo._append = lambda record, now_ms: unread.append((record, now_ms))  # type: ignore[method-assign]
+
+    def log_comes_back(self) -> None:
+        del self.solo._append
+        unread, self._unread = self._unread, []
+        for record, _ in unread:
+            self.solo._append(record, self.now_ms)
+        self._settle(self.solo.run(self.now_ms))
+
     def restart(self, down_ms: int) -> None:
         """The worker is killed; ``down_ms`` later another has read the log and is on duty."""
         old = self.solo
@@ -236,15 +250,15 @@ class Stage(World):
         successor.ops = []
         successor.engine = Engine(config, old.table)
         self.solo = successor
-        beat = old.table.workers[self.config.worker].beat
-        for record in (
-            Join(author=SUCCESSOR, at_ms=self.now_ms),
-            Dead(author=SUCCESSOR, at_ms=self.now_ms, victim=self.config.worker, beat=beat),
-        ):
-            successor._append(record, self.now_ms)
-        successor.engine.resume(self.now_ms)
+        at_ms, victim = self.now_ms, self.config.worker
+        beat = old.table.workers[victim].beat
+        successor._append(Join(author=SUCCESSOR, at_ms=at_ms), at_ms)
+        successor.engine.resume(at_ms)
+        successor._append(Dead(author=SUCCESSOR, at_ms=at_ms, victim=victim, beat=beat), at_ms)
         self.delivered = [tag for tag in self.delivered if tag in self.settled]
-        self._settle(successor.run(self.now_ms))
+        self._settle(successor.run(at_ms))
+        successor.engine.tick(at_ms)  # what fell due while nobody was there
+        self._settle(successor.run(at_ms))
 
     def _meet(self, call_id: str) -> None:
         if call_id not in self.calls:
