@@ -151,6 +151,14 @@ class MemoryLink:
         self._broker.queue(queue, self)
         self._broker.exchange(exchange).bindings[queue, key] = None
 
+    def bind_in_order(self, queue: str, exchange: str, key: str) -> None:
+        """Bind before anything published later is routed; see `port.Link.bind_in_order`."""
+        found = self._broker.exchanges.get(exchange)
+        if found is None or queue not in self._broker.queues:
+            self.lose(BrokerLostError(f"no exchange {exchange!r} or queue {queue!r}"))
+        else:
+            found.bindings[queue, key] = None
+
     async def unbind(self, queue: str, exchange: str, key: str) -> None:
         """Remove a binding; one that does not exist is no error."""
         await self._turn()

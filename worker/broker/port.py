@@ -65,6 +65,10 @@ class Link(Protocol):
 
     async def bind(self, queue: str, exchange: str, key: str) -> None: ...
 
+    def bind_in_order(self, queue: str, exchange: str, key: str) -> None:
+        """Bind without waiting: whatever is published later is routed with the binding in place
+        (both travel on the publishing channel). A bind that fails ends the link."""
+
     async def unbind(self, queue: str, exchange: str, key: str) -> None: ...
 
     async def delete_queue(self, name: str) -> None:

@@ -18,6 +18,7 @@ from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractConnection as WireConnection
 from pamqp import commands as spec
 from pamqp.base import Frame
+from pamqp.frame import marshal
 
 from ..errors import BrokerError, BrokerLostError, BrokerUnreachableError
 from .channel import Channel, Outbox, forget
@@ -165,6 +166,15 @@ class RabbitLink:
                 queue=queue, exchange=exchange, routing_key=key, nowait=False, arguments={}
             )
         )
+
+    def bind_in_order(self, queue: str, exchange: str, key: str) -> None:
+        """Bind before anything published later is routed; see `port.Link.bind_in_order`."""
+        if self.closed.done():
+            return
+        bind = spec.Queue.Bind(
+            queue=queue, exchange=exchange, routing_key=key, nowait=True, arguments={}
+        )
+        self._publisher.send(marshal(bind, self._publisher.number))
 
     async def unbind(self, queue: str, exchange: str, key: str) -> None:
         """Remove a binding; one that does not exist is no error."""

@@ -36,13 +36,13 @@ def start(s: Session, event: e.Started, now_ms: int) -> None:
         s.finish(do.Verdict.CONTINUE, MAX_SLOT_EXCEEDED)
         s.end()
         return
-    s.emit(do.Watch(call_id=s.call_id))
-    ask_for_parker(s)
     if event.waited:
         s.round = TOO_OLD_ASKS + LAST_ASK if event.too_old else LAST_ASK
         s.enter(State.CHECKING)
     else:
         act(s, now_ms)
+    s.emit(do.Watch(call_id=s.call_id))
+    ask_for_parker(s)
 
 
 def ask_for_parker(s: Session) -> None:

@@ -339,19 +339,16 @@ class Shell:
                 self._write_log(op.event, op.level, dict(op.fields))
 
     def _bind(self, call_id: CallId) -> None:
+        """What is published after it is routed after it: no need to wait for bind-ok."""
+        if self._link is None:
+            return
         waiting = self._unbinding.pop(call_id, None)
         if waiting is not None:  # still bound
             waiting.cancel()
-            self._feed_soon(lambda now_ms: self._engine.bound(call_id, now_ms))
-        elif self._link is not None:
-            self._spawn(self._bind_now(self._link, call_id))
-
-    def _feed_soon(self, input_: Callable[[int], None]) -> None:
-        asyncio.get_running_loop().call_soon(self._feed, input_)
-
-    async def _bind_now(self, link: Link, call_id: CallId) -> None:
-        await link.bind(self._queues.inbox, Exchange.CALLEVT.value, keys.call_events(call_id))
-        self._feed(lambda now_ms: self._engine.bound(call_id, now_ms))
+        else:
+            inbox, key = self._queues.inbox, keys.call_events(call_id)
+            self._link.bind_in_order(inbox, Exchange.CALLEVT.value, key)
+        self._engine.bound(call_id, self._now_ms())
 
     def _unbind_later(self, call_id: CallId) -> None:
         if self._link is None or call_id in self._unbinding:
