@@ -33,9 +33,10 @@ from worker.parking.changes import (
     Swapped,
     WorkerGone,
 )
-from worker.parking.model import AccountId, SessionId, SlotEntry
+from worker.parking.model import AccountId, ReleaseReason, SessionId, SlotEntry, WorkerId
 from worker.parking.node import parse_node
 from worker.parking.session import Rules, Session
+from worker.parking.slot_rows import SessionRow
 from worker.parking.slots import SlotTable
 
 
@@ -190,12 +191,23 @@ class Ledger:
             saved,
             holds=self._table.entry_of(session),
             retrieves=target,
-            had_slot=any(
-                isinstance(decision, ClaimDecided) and decision.entry is not None
-                for decision in row.decided
-            ),
+            freed=_freed(row),
         )
         live = LiveSession(fresh, facts="", generation=row.generation, opened=True)
         self._calls.add(live)
         self._log("session adopted", session=session, call_id=fresh.call_id)
         self._calls.tell(session, e.Resumed(adopted=True), now_ms)
+
+
+def _freed(row: SessionRow) -> Released | None:
+    """How the slot the session held became free, told again to its successor."""
+    held = [d.entry for d in row.decided if isinstance(d, ClaimDecided) and d.entry is not None]
+    if not row.freed or not held:
+        return None
+    return Released(
+        entry=held[-1],
+        reason=ReleaseReason(row.freed),
+        by=SessionId(row.freed_by),
+        author=WorkerId(""),
+        owner=row.owner,
+    )

@@ -75,9 +75,9 @@ def ask_for_slot(s: Session, now_ms: int) -> None:
     """Put the claim into the log; asking twice gets the same answer twice."""
     s.timers[Timer.STEP] = now_ms + LOG_MS
     entry = s.wanted_entry(now_ms)
-    if entry.reserved and not entry.endpoint_id and s.call.authorizing_type == "device":
+    if entry.reserved and s.call.authorizing_type == "device":
         # The leg that reserves is the parker's own: it is who will be rung (contract §14).
-        entry = replace(entry, endpoint_id=s.call.authorizing_id)
+        entry = replace(entry, parker_device=s.call.authorizing_id)
     s.emit(
         do.ClaimSlot(
             entry=entry,

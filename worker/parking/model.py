@@ -90,6 +90,8 @@ class SlotEntry:
     """The call's From as ``user@realm``."""
     endpoint_id: str = ""
     """Device document id of the parker; empty: hold without ringback."""
+    parker_device: str = ""
+    """Device whose own leg made the reservation: rung when nothing better is known."""
     hold_media: str = ""
     parked_number: str = ""
     parked_at_ms: int = 0

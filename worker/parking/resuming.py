@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from worker.parking import arriving, holding, retrieving, ringing, visiting
 from worker.parking import effects as do
 from worker.parking import events as e
+from worker.parking.changes import Released
 from worker.parking.model import CallId, SlotEntry, SlotId
 from worker.parking.session import Check, Session, State, Timer
 
@@ -23,11 +24,11 @@ def restore(
     *,
     holds: SlotEntry | None,
     retrieves: SlotEntry | None,
-    had_slot: bool,
+    freed: Released | None,
 ) -> None:
     """Put a fresh session where ``saved`` (its checkpoint, maybe empty) and the table say it is.
 
-    ``had_slot``: a claim of its was won once; with ``holds`` None the slot was freed meanwhile."""
+    ``freed``: how the slot it once held became free, when it did."""
     session.started = True
     session.target = retrieves
     entry = holds
@@ -50,7 +51,8 @@ def restore(
         session.timers = {
             timer: int(timers[timer.value]) for timer in Timer if timer.value in timers
         }
-    session.state = _state(entry, saved, had_slot=had_slot)
+    session.freed = freed
+    session.state = _state(entry, saved, freed=freed)
 
 
 def _number(saved: Mapping[str, object], key: str) -> int:
@@ -58,16 +60,16 @@ def _number(saved: Mapping[str, object], key: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _state(entry: SlotEntry | None, saved: Mapping[str, object], *, had_slot: bool) -> State:
+def _state(
+    entry: SlotEntry | None, saved: Mapping[str, object], *, freed: Released | None
+) -> State:
     """Without a checkpoint the table alone tells: a slot is held, or the session starts over."""
     name = saved.get("state")
     state = State(name) if name in {s.value for s in State} else None
     if entry is None:
         if state in (State.ANSWERED, State.VISITING, State.VISITED):
             return state
-        if state is State.RINGING:
-            return State.ANSWERED
-        return State.RELEASING if had_slot else State.NEW
+        return State.NEW if freed is None else State.RELEASING
     if entry.reserved:
         return state if state in (State.AWAITING_HANGUP, State.LINGERING, State.RESERVED) else (
             State.AWAITING_HANGUP
@@ -96,10 +98,9 @@ def resume(s: Session, event: e.Resumed, now_ms: int) -> None:
             _resume_visitor(s, now_ms)
         case State.AWAITING_HANGUP | State.LINGERING | State.RESERVED:
             _resume_reservation(s, now_ms)
-        case State.RELEASING if s.entry is None:
-            # Freed while its owner was dead: whoever freed it has the call.
-            s.finish(do.Verdict.TRANSFER)
-            s.end()
+        case State.RELEASING if s.freed is not None:
+            # Decided while its owner was dead, or the owner died before it acted on it.
+            holding.released(s, s.freed, now_ms)
         case State.RELEASING | State.HANDING_OVER:
             s.timers[Timer.STEP] = min(s.timers.get(Timer.STEP, now_ms), now_ms)
         case State.CLAIMING:

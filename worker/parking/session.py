@@ -13,6 +13,7 @@ from enum import Enum
 
 from worker.parking import effects as do
 from worker.parking.call import Arrival, Call
+from worker.parking.changes import Released
 from worker.parking.events import Liveness
 from worker.parking.model import (
     Action,
@@ -128,6 +129,7 @@ class Session:
         "endpoint_id",
         "entry",
         "finished",
+        "freed",
         "held_since_ms",
         "id",
         "intercepted",
@@ -163,6 +165,8 @@ class Session:
         self.slot: SlotId | None = SlotId(wanted) if wanted else None
         self.entry: SlotEntry | None = None
         """The slot this session holds."""
+        self.freed: Released | None = None
+        """Adopted too late: how the slot it held became free."""
         self.target: SlotEntry | None = None
         """The slot this session picks up from, or that it suspects to be held by a dead call."""
         self.timers: dict[Timer, int] = {}
@@ -257,7 +261,7 @@ class Session:
                 presence_type=self.policy.presence_type,
             )
         self.entry = entry
-        self.endpoint_id = entry.endpoint_id or self.endpoint_id
+        self.endpoint_id = entry.endpoint_id or self.endpoint_id or entry.parker_device
 
     # ---- moves every state may make --------------------------------------------------------
 

@@ -108,6 +108,10 @@ class SessionRow:
     facts: str = ""
     state: str = ""
     """The last checkpoint's text."""
+    freed: str = ""
+    """Why the slot it held is free again (a ReleaseReason), for a successor; "" while it is not."""
+    freed_by: str = ""
+    """The session that freed it."""
     holds: SlotId | None = None
     retrieves: SlotId | None = None
     decided: list[Decision] = field(default_factory=list)

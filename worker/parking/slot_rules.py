@@ -161,6 +161,7 @@ class SlotRules(SlotView):
         changes: list[Change] = []
         former = self._store.sessions.get(previous.session)
         if former is not None:
+            former.freed, former.freed_by = ReleaseReason.RETRIEVED.value, entry.session
             self._mark(former)
         if previous.retriever is not None:
             retriever = self._store.sessions.get(previous.retriever)
@@ -238,6 +239,7 @@ class SlotRules(SlotView):
         changes: list[Change] = []
         holder = self._store.sessions[entry.session]
         self._store.remove(entry)
+        holder.freed, holder.freed_by = reason.value, by
         self._mark(holder)
         if entry.retriever is not None and entry.retriever in self._store.sessions:
             retriever = self._store.sessions[entry.retriever]
@@ -303,6 +305,7 @@ def complete(reserved: SlotEntry, arrived: SlotEntry) -> SlotEntry:
         presence_user=reserved.presence_user or entry.presence_user,
         presence_realm=reserved.presence_realm or entry.presence_realm,
         presence_type=reserved.presence_type if kept_lamp else entry.presence_type,
-        endpoint_id=arrived.endpoint_id or reserved.endpoint_id,
-        hold_media=arrived.hold_media or reserved.hold_media,
+        endpoint_id=reserved.endpoint_id or arrived.endpoint_id,
+        parker_device=reserved.parker_device,
+        hold_media=reserved.hold_media or arrived.hold_media,
     )

@@ -358,12 +358,12 @@ def test_a_completion_takes_the_reservation_over(replaced: str) -> None:
     assert log.table.entry_of(S2) == done.entry
 
 
-def test_a_completion_prefers_what_the_new_call_knows_of_device_and_music() -> None:
+def test_a_completion_keeps_the_reservations_device_and_music() -> None:
     log = Log()
     log.claim(S1, **RESERVED)
     done = log.claim(S2, replaces=(CallId("b2@host"),), endpoint_id="device-x", hold_media="jazz")
     assert done.entry is not None
-    assert (done.entry.endpoint_id, done.entry.hold_media) == ("device-x", "jazz")
+    assert (done.entry.endpoint_id, done.entry.hold_media) == ("device-b", "waltz")
 
 
 def test_a_completion_without_a_lamp_so_far_brings_its_own() -> None:
