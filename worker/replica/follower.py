@@ -47,7 +47,7 @@ from worker.replica.vitals import (
 log = logging.getLogger(__name__)
 
 OnChanges = Callable[[Sequence[Change]], None]
-OnRecord = Callable[[int, Record], None]
+OnRecord = Callable[[int, Record, Sequence[Change]], None]
 WriteLog = Callable[[str, str, dict[str, object]], None]
 
 ACK_EACH = 50
@@ -98,7 +98,7 @@ class Replica:
     ``now_ms``: a clock that never jumps and counts while the process is frozen; it is written into
     records as well. ``on_changes`` is called in log order for every record that changed something,
     also for those missed during an outage, but not while the table is read anew. ``on_record``
-    (tests) sees every record after it was applied.
+    (tests) sees every record after it was applied, with what it changed.
     """
 
     def __init__(
@@ -416,7 +416,7 @@ class Replica:
         if changes and wanted:
             self._tell(changes)
         if self._on_record is not None:
-            self._on_record(offset, record)
+            self._on_record(offset, record, changes)
         if isinstance(record, Dead) and record.victim == self.worker and ignored is None:
             self._buried()
         self._check_ready()

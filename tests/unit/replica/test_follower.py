@@ -58,7 +58,7 @@ class Worker:
             now_ms=now_ms,
             timing=timing,
             write_log=lambda event, level, fields: self.lines.append(event),
-            on_record=lambda offset, record: self.records.append((offset, record)),
+            on_record=lambda offset, record, _: self.records.append((offset, record)),
         )
         self.link: Link | None = None
 
