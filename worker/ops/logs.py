@@ -118,6 +118,10 @@ def _as_text(record: Mapping[str, Field]) -> str:
     return " ".join(words)
 
 
+QUIET_LIBRARIES = ("aiormq", "aio_pika", "pamqp")
+"""They tell each lost connection with tracebacks, and each frame at debug: a link's end is told
+once, by us."""
+
 _current = Log()
 
 
@@ -134,6 +138,8 @@ def configure(*, level: str = "info", shape: str = "json", stream: TextIO | None
     root.addHandler(_FromLibraries())
     # A library's "info" (every reconnect attempt of aiormq, …) is our "debug".
     root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    for name in QUIET_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
 
 
