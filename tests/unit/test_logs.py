@@ -122,7 +122,7 @@ def test_log_writes_where_it_was_told_to(stream: io.StringIO) -> None:
 
 
 def test_what_libraries_log_comes_out_as_a_line_of_ours(stream: io.StringIO) -> None:
-    logger = logging.getLogger("aiormq.test")
+    logger = logging.getLogger("asyncio")
     logger.info("reconnecting")
     try:
         raise OSError("gone")
@@ -144,7 +144,7 @@ def test_a_library_that_logs_wrongly_is_survived(stream: io.StringIO) -> None:
 
 def test_configuring_twice_does_not_write_twice(stream: io.StringIO) -> None:
     configure(stream=stream)
-    logging.getLogger("aiormq.test").error("once")
+    logging.getLogger("asyncio").error("once")
     assert stream.getvalue().count("\n") == 1
 
 
