@@ -31,6 +31,7 @@ def module_peer(vhost_url: str) -> Iterator[Peer]:
 def worker(module_peer: Peer, vhost_url: str) -> Iterator[WorkerProcess]:
     with running_worker(vhost_url) as process:
         yield process
+        assert process.events("lamp drift") == []
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,19 @@ def test_attended_transfer_that_is_not_completed(stage: Stage, desk: Desk, slot:
     desk.stays(slot, "off", 0.5)
 
 
+def test_a_transfer_that_replaces_the_parked_call(stage: Stage, desk: Desk, slot: str) -> None:
+    first = park(stage)
+    desk.wait_lit(slot, first.call_id)
+    data = {"action": "park", "default_ringback_timeout": LONG_MS}
+    second = stage.call("second", "*3101", capture_group="101", data=data, replaces=first.call_id)
+    desk.wait_lit(slot, second.call_id)
+    first.hang_up()
+    desk.stays(slot, "on", 1.5)
+    second.hang_up()
+    desk.wait_dark(slot)
+    desk.stays(slot, "off")
+
+
 def test_ringback_answered(stage: Stage, desk: Desk, slot: str) -> None:
     parkee = park(stage, bridges=["answer"], **ring_soon())
     desk.wait_lit(slot, parkee.call_id)
@@ -184,8 +198,9 @@ def test_the_call_changes_its_id(stage: Stage, desk: Desk, slot: str) -> None:
     desk.wait_lit(slot, parkee.call_id)
     new_id = f"replaced-{token_hex(4)}@10.0.0.9"
     stage.peer.calls[new_id] = parkee
-    parkee.event("CHANNEL_REPLACED", Replaced_By=new_id)
-    parkee.call_id = new_id
+    with stage.peer._arrived:  # what comes for the new id finds it
+        parkee.event("CHANNEL_REPLACED", Replaced_By=new_id)
+        parkee.call_id = new_id
     lit = desk.wait_lit(slot, new_id)
     assert [dialog.parked_call_id for dialog in lit.dialogs] == [new_id]
     desk.stays(slot, "on")
