@@ -60,7 +60,7 @@ class SwitchCore:
 
     def receive(self, message: Incoming, now_ms: int) -> list[Outgoing]:
         """One consumed message. What Kazoo would drop is dropped, and says so in the transcript."""
-        self.tick(now_ms)
+        due = self.tick(now_ms)
         payload: Payload = {}
         try:
             payload = parse(message)
@@ -77,7 +77,7 @@ class SwitchCore:
             self.world.received(message, payload, drop.reason)
             if drop.crash:
                 self.crashes.append(drop.reason)
-        return self.tick(now_ms)
+        return [*due, *self.tick(now_ms)]
 
     def tick(self, now_ms: int) -> list[Outgoing]:
         """Let time pass up to ``now_ms``; what is to be published comes out, in order."""
