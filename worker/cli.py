@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from worker import __version__
 from worker.errors import BrokerError, BrokerTooOldError, UsageError, WorkerError
+from worker.trace.arguments import add_commands
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_demo(commands)
     _add_validate(commands)
+    add_commands(commands)
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(command=_version)
     return parser

@@ -156,9 +156,10 @@ def head_bytes(head: Head) -> bytes:
     return dump(plain) + b"\n"
 
 
-def line_bytes(line: Line) -> bytes:
-    """Any other line."""
-    return dump(_plain(line)) + b"\n"
+def line_bytes(line: Line, n: int | None = None) -> bytes:
+    """Any other line. ``n``: its place after the head, so that a lost line is noticed."""
+    plain = _plain(line)
+    return dump(plain if n is None else {"n": n, **plain}) + b"\n"
 
 
 def _plain(line: Line) -> Plain:
@@ -242,6 +243,8 @@ class Trace:
     head: Head
     lines: tuple[Line, ...]
     skipped: int = 0
+    places: tuple[tuple[int, int, int], ...] = ()
+    """(n, at_ms, line number) of every line that has an ``n``."""
     path: Path | None = None
 
     @property
@@ -267,13 +270,18 @@ def parse_trace(rows: Iterable[bytes], *, name: str = "trace", path: Path | None
     head = _head(first[1], name)
     lines: list[Line] = []
     skipped = 0
+    places: list[tuple[int, int, int]] = []
     for number, plain in numbered:
+        if _is_whole(plain.get("n")):
+            places.append((_whole(plain, "n"), _whole(plain, "at_ms"), number))
         line = _line(plain, number)
         if line is None:
             skipped += 1
         else:
             lines.append(line)
-    return Trace(head=head, lines=tuple(lines), skipped=skipped, path=path)
+    return Trace(
+        head=head, lines=tuple(lines), skipped=skipped, places=tuple(places), path=path
+    )
 
 
 def _objects(rows: Iterable[bytes], name: str) -> Iterator[tuple[int, Plain]]:

@@ -1,0 +1,215 @@
+"""Any number of workers under a virtual clock: their engines, one slot table, one log.
+
+What a worker appends is decided at once, unless a recording says that another worker's record of
+the same account came first: then it waits for that one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+
+from worker.engine.config import EngineConfig
+from worker.engine.engine import Engine
+from worker.engine.ops import Append, Bind, Log, Publish
+from worker.parking.model import AccountId, WorkerId
+from worker.parking.records import Claim, Join, Record, Retrieve, Settled, Unretrieve
+from worker.parking.slots import SlotTable
+
+WAIT_MS: Final = 1_000
+"""A record waits at most so long for one that came before it in the recording."""
+
+Identity = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """One message or record of one worker. ``reason``: why a lamp was set, else empty."""
+
+    at_ms: int
+    worker: WorkerId
+    op: Publish | Append
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Held:
+    record: Record
+    until_ms: int
+
+
+def identity_of(record: Record) -> tuple[AccountId, Identity] | None:
+    """Account and identity of a record whose place in the log decides something."""
+    match record:
+        case Claim():
+            entry = record.entry
+            return entry.account, ("claim", entry.session, str(record.attempt))
+        case Retrieve():
+            return record.account, ("retrieve", record.session, str(record.attempt))
+        case Unretrieve():
+            return record.account, ("unretrieve", record.session, record.slot)
+        case _:
+            return None
+
+
+class RecordedOrder:
+    """The order in which a recorded log decided, account by account."""
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self._waiting: dict[AccountId, dict[Identity, None]] = {}
+        for record in records:
+            known = identity_of(record)
+            if known is not None:
+                self._waiting.setdefault(known[0], {}).setdefault(known[1])
+
+    def is_next(self, record: Record) -> bool:
+        """Whether nothing of the account stands before it (or it was never recorded)."""
+        known = identity_of(record)
+        if known is None:
+            return True
+        line = self._waiting.get(known[0], {})
+        return known[1] not in line or next(iter(line)) == known[1]
+
+    def done(self, record: Record) -> None:
+        known = identity_of(record)
+        if known is not None:
+            self._waiting.get(known[0], {}).pop(known[1], None)
+
+
+@dataclass(slots=True)
+class Fleet:
+    """See the module. ``said`` grows; take it with `take_said`."""
+
+    order: RecordedOrder = field(default_factory=RecordedOrder)
+    now_ms: int = 0
+    engines: dict[WorkerId, Engine] = field(default_factory=dict)
+    logs: list[tuple[int, WorkerId, Log]] = field(default_factory=list)
+    table: SlotTable = field(default_factory=lambda: SlotTable(loads=orjson.loads))
+    _said: list[Said] = field(default_factory=list)
+    _held: list[_Held] = field(default_factory=list)
+    _offset: int = -1
+    _configs: dict[WorkerId, EngineConfig] = field(default_factory=dict)
+
+    # ---- workers --------------------------------------------------------------------------------
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Begin with this slot table. Raises MalformedMessageError."""
+        self.table.restore(state)
+        self._offset = self.table.offset
+
+    def start(self, config: EngineConfig, *, resumes: bool) -> None:
+        """A worker is there; ``resumes``: it has just connected and looks around."""
+        worker = config.worker
+        self._configs[worker] = config
+        self.engines[worker] = Engine(config, self.table)
+        if worker not in self.table.workers:
+            self.append(Join(author=worker, at_ms=self.now_ms, name=config.node))
+        if not self.table.settled:
+            self.append(Settled(author=worker, at_ms=self.now_ms))
+        if resumes:
+            self.engines[worker].resume(self.now_ms)
+        self.settle()
+
+    def reconnected(self, worker: WorkerId) -> None:
+        """It lost its connection and has a new one."""
+        engine = self.engines.get(worker)
+        if engine is not None:
+            engine.links_lost()
+            engine.resume(self.now_ms)
+            self.settle()
+
+    def stop(self, worker: WorkerId) -> None:
+        """It is no more."""
+        self.engines.pop(worker, None)
+
+    # ---- inputs ---------------------------------------------------------------------------------
+
+    def feed(self, apply: Callable[[Engine], None], worker: WorkerId | None = None) -> None:
+        """An input for one worker, or for all; then everything that follows from it."""
+        for name, engine in list(self.engines.items()):
+            if worker is None or worker == name:
+                apply(engine)
+        self.settle()
+
+    def append(self, record: Record) -> None:
+        """A record that is in the log now."""
+        self._offset += 1
+        self.order.done(record)
+        changes = self.table.apply(self._offset, record)
+        for engine in list(self.engines.values()):
+            engine.applied(changes, self.now_ms)
+
+    # ---- time -----------------------------------------------------------------------------------
+
+    def next_deadline_ms(self) -> int | None:
+        times = [engine.next_deadline_ms() for engine in self.engines.values()]
+        times += [held.until_ms for held in self._held]
+        return min((at for at in times if at is not None), default=None)
+
+    def advance(self, until_ms: int) -> None:
+        """Let time pass, deadline by deadline."""
+        while (deadline_ms := self.next_deadline_ms()) is not None and deadline_ms <= until_ms:
+            self.now_ms = max(self.now_ms, deadline_ms)
+            for held in [held for held in self._held if held.until_ms <= self.now_ms]:
+                self._held.remove(held)
+                self.append(held.record)
+            for engine in list(self.engines.values()):
+                at_ms = engine.next_deadline_ms()
+                if at_ms is not None and at_ms <= self.now_ms:
+                    engine.tick(self.now_ms)
+            self.settle()
+        self.now_ms = max(self.now_ms, until_ms)
+
+    # ---- operations -----------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Carry out what the engines want until they want no more."""
+        busy = True
+        while busy:
+            busy = self._release_held()
+            for worker, engine in list(self.engines.items()):
+                ops = engine.take_ops()
+                busy = busy or bool(ops)
+                for op in ops:
+                    self._carry_out(worker, engine, op)
+
+    def _release_held(self) -> bool:
+        for held in self._held:
+            if self.order.is_next(held.record):
+                self._held.remove(held)
+                self.append(held.record)
+                return True
+        return False
+
+    def _carry_out(self, worker: WorkerId, engine: Engine, op: object) -> None:
+        match op:
+            case Publish():
+                self._said.append(Said(at_ms=self.now_ms, worker=worker, op=op))
+            case Append():
+                self._said.append(Said(at_ms=self.now_ms, worker=worker, op=op))
+                if self.order.is_next(op.record):
+                    self.append(op.record)
+                else:
+                    self._held.append(_Held(op.record, self.now_ms + WAIT_MS))
+            case Bind():
+                engine.bound(op.call_id, self.now_ms)
+            case Log():
+                self.logs.append((self.now_ms, worker, op))
+                last = self._said[-1] if self._said else None
+                if op.event == "lamp" and last is not None:
+                    self._said[-1] = Said(
+                        at_ms=last.at_ms,
+                        worker=last.worker,
+                        op=last.op,
+                        reason=str(op.fields.get("reason", "")),
+                    )
+            case _:
+                pass
+
+    def take_said(self) -> list[Said]:
+        """What was said since the last call."""
+        said, self._said = self._said, []
+        return said
