@@ -156,6 +156,9 @@ class SwitchCore:
         field = "Connecting_Leg_B_UUID" if direct else "Replaced_By"
         self.channels.event(channel, event, **{field: new_call_id})
         channel.call_id = new_call_id
+        other = self.channels.living(channel.other_leg)
+        if other is not None:
+            other.other_leg = new_call_id
         if channel.session is not None:
             channel.session.call_id = new_call_id
         self.channels.add(channel)
