@@ -69,6 +69,10 @@ class Lamps:
     def saw_occupied(self, entry: SlotEntry) -> None:
         self._book.saw_occupied(entry)
 
+    def saw_table(self, entries: Iterable[SlotEntry]) -> None:
+        """After an outage: these are all the slots that hold a call."""
+        self._book.saw_table(entries)
+
     def saw_free(self, change: Released, now_ms: int) -> None:
         self._book.saw_free(change.entry, change.owner, now_ms)
 

@@ -74,10 +74,12 @@ class Ledger:
         self.let_go_of_others()
         ours = set(self._table.sessions_of(self._config.worker))
         kept = list(self._calls.live)
-        for account in self._table.accounts():
-            for entry in self._table.entries(account):
-                if not entry.reserved:
-                    self._lamps.saw_occupied(entry)
+        self._lamps.saw_table(
+            entry
+            for account in self._table.accounts()
+            for entry in self._table.entries(account)
+            if not entry.reserved
+        )
         for session in kept:
             self._calls.tell(session, e.Resumed(adopted=False), now_ms)
         for session in sorted(ours - set(kept)):
@@ -127,8 +129,14 @@ class Ledger:
                 self._darken(previous, now_ms)
             self._calls.tell(previous.session, e.ReservationCompleted(), now_ms)
         if entry is not None and not entry.reserved:
-            self._lamps.saw_occupied(entry)
+            self._lamps.saw_occupied(self._as_shown(change, entry))
         self._calls.tell(change.session, change, now_ms)
+
+    def _as_shown(self, change: ClaimDecided, entry: SlotEntry) -> SlotEntry:
+        """An automatic slot may have a lamp of its own, which only its session can tell."""
+        live = self._calls.live.get(change.session)
+        completed = change.outcome is ClaimOutcome.COMPLETED
+        return entry if live is None else live.session.decided(entry, completed=completed)
 
     def _released(self, change: Released, now_ms: int) -> None:
         entry = change.entry
@@ -149,6 +157,8 @@ class Ledger:
 
     def _swapped(self, change: Swapped, now_ms: int) -> None:
         """Another call id: the old dialog ends, the new one is lit (contract §3.4)."""
+        if change.after.retriever is not None:
+            self._calls.tell(change.after.retriever, change, now_ms)
         self._lamps.saw_occupied(change.after)
         live = self._calls.live.get(change.after.session)
         if live is not None and live.session.announced and not change.after.reserved:
