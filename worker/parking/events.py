@@ -9,7 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from worker.parking.changes import ClaimDecided, Released, ReleaseRefused, RetrieveDecided
+from worker.parking.changes import (
+    ClaimDecided,
+    Released,
+    ReleaseRefused,
+    RetrieveDecided,
+    Swapped,
+)
 from worker.parking.model import CallId, SessionId
 
 
@@ -219,6 +225,7 @@ Event = (
     | RetrieveDecided
     | Released
     | ReleaseRefused
+    | Swapped
     | RetrievalBegun
     | RetrievalEnded
     | SlotFreed

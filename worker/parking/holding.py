@@ -92,6 +92,8 @@ def liveness_known(s: Session, event: e.LivenessKnown, now_ms: int) -> None:
     s.checks.clear()
     s.timers.pop(Timer.RECHECK, None)
     if s.retrieving is not None:
+        if Check.RING in checks:
+            s.timers[Timer.RING] = now_ms + ringing.RETRIEVAL_WAIT_MS
         return
     if Check.RESUME in checks and event.other_leg:
         # Nobody was listening when it was picked up.

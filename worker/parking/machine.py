@@ -187,6 +187,7 @@ def _rows() -> dict[tuple[State, object], Step]:  # noqa: PLR0915 - a table, not
     on((S.PICKING_UP, S.DOUBTING), c.Released, retrieving.target_released)
     on(S.DOUBTING, e.LivenessKnown, retrieving.target_known)
     on(S.DOUBTING, Timer.STEP, retrieving.gave_up)
+    on(RETRIEVER, c.Swapped, retrieving.target_moved)
     on(S.HANDING_OVER, c.Released, retrieving.handed_over)
     on(S.HANDING_OVER, c.ReleaseRefused, retrieving.handed_over_by_other)
     on(S.HANDING_OVER, Timer.STEP, retrieving.hand_over_again)

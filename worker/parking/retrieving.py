@@ -9,7 +9,13 @@ from __future__ import annotations
 from worker.parking import arriving, visiting
 from worker.parking import effects as do
 from worker.parking import events as e
-from worker.parking.changes import Released, ReleaseRefused, RetrieveDecided, RetrieveOutcome
+from worker.parking.changes import (
+    Released,
+    ReleaseRefused,
+    RetrieveDecided,
+    RetrieveOutcome,
+    Swapped,
+)
 from worker.parking.holding import has_lost_control
 from worker.parking.model import ReleaseReason, SlotEntry
 from worker.parking.session import RELEASE_AGAIN_MS, Session, State, Timer
@@ -215,6 +221,12 @@ def target_released(s: Session, event: Released, now_ms: int) -> None:
         return  # our own word from before a take-over
     s.asked = s.target = None
     _nobody_there(s, now_ms)
+
+
+def target_moved(s: Session, event: Swapped, _now_ms: int) -> None:
+    """The parkee has a new call id (D17): that is who the bridge will be with."""
+    if s.target is not None and event.after.session == s.target.session:
+        s.target = event.after
 
 
 def gave_up(s: Session, now_ms: int) -> None:

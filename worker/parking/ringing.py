@@ -92,26 +92,39 @@ def take_answer(s: Session, now_ms: int) -> None:
 def command_completed(s: Session, event: e.CommandCompleted, now_ms: int) -> None:
     if event.app is not e.App.BRIDGE:
         return  # the end of the hold is the ringing's doing
-    if succeeded(event):
-        s.bridge_over = True
+    s.bridge_over = succeeded(event)
+    if s.retrieving is not None:
+        _wait_for_the_retriever(s, now_ms)
+    elif s.bridge_over:
         take_answer(s, now_ms)
     else:
         unanswered(s, now_ms)
 
 
 def command_failed(s: Session, event: e.CommandFailed, now_ms: int) -> None:
-    if event.app is e.App.BRIDGE:
+    if event.app is not e.App.BRIDGE:
+        return
+    if s.retrieving is not None:
+        _wait_for_the_retriever(s, now_ms)
+    else:
         unanswered(s, now_ms)
+
+
+def _wait_for_the_retriever(s: Session, now_ms: int) -> None:
+    """A pickup ends the ringing, too: not a word to the parkee before its outcome is known."""
+    s.timers[Timer.STEP] = now_ms + RETRIEVAL_WAIT_MS
 
 
 def nobody_answered(s: Session, now_ms: int) -> None:
     """The callback timeout is over and the switch has not said so itself."""
     if s.retrieving is not None:
-        s.timers[Timer.STEP] = now_ms + RETRIEVAL_WAIT_MS
+        _wait_for_the_retriever(s, now_ms)
     elif s.resumed:
         # Nobody listened for a while: the parker may have answered meanwhile.
         s.resumed = False
         s.check(Check.RESUME)
+    elif s.bridge_over:
+        take_answer(s, now_ms)
     else:
         unanswered(s, now_ms)
 

@@ -207,7 +207,10 @@ class Session:
     @property
     def policy(self) -> Policy:
         """Timeouts and presence type of the session's slot, in the documented order."""
-        return resolve(self.node, self.slot, self.rules.account, self.rules.system)
+        return self.policy_of(self.slot)
+
+    def policy_of(self, slot: SlotId | None) -> Policy:
+        return resolve(self.node, slot, self.rules.account, self.rules.system)
 
     @property
     def auto_retrieves(self) -> bool:
@@ -249,17 +252,22 @@ class Session:
             self.node, slot, request_user=call.request_user, captured=bool(call.capture_group)
         )
 
-    def hold_entry(self, entry: SlotEntry, *, completed: bool) -> None:
-        """Take the slot as decided. An automatic slot's own overrides apply only now; a completed
-        reservation keeps the presence it was reserved with (contract §7.9)."""
-        self.slot = entry.slot
+    def decided(self, entry: SlotEntry, *, completed: bool) -> SlotEntry:
+        """The entry as the log decided it. An automatic slot's own overrides apply only now; a
+        completed reservation keeps the presence it was reserved with (contract §7.9)."""
         automatic = not requested_slot(self.node, self.call.capture_group)
-        if automatic and not completed and presence_depends_on_slot(self.node):
-            entry = replace(
-                entry,
-                presence_user=self.presence_user(entry.slot),
-                presence_type=self.policy.presence_type,
-            )
+        if completed or not automatic or not presence_depends_on_slot(self.node):
+            return entry
+        return replace(
+            entry,
+            presence_user=self.presence_user(entry.slot),
+            presence_type=self.policy_of(entry.slot).presence_type,
+        )
+
+    def hold_entry(self, entry: SlotEntry, *, completed: bool) -> None:
+        """Take the slot as decided."""
+        self.slot = entry.slot
+        entry = self.decided(entry, completed=completed)
         self.entry = entry
         self.endpoint_id = entry.endpoint_id or self.endpoint_id or entry.parker_device
 
