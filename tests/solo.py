@@ -32,7 +32,7 @@ def make_config(**changes: Any) -> EngineConfig:
     return EngineConfig(**values)
 
 
-def make_execute(  # noqa: PLR0913
+def make_execute(
     call_id: str,
     *,
     data: object = None,

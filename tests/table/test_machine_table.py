@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from itertools import product
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
+from tests.table.states_doc import page
 from worker.parking import effects as do
 from worker.parking import events as e
 from worker.parking.call import Call
@@ -133,3 +135,7 @@ def test_events_of_other_calls_are_refused() -> None:
     before = picture(session)
     assert receive(session, e.ChannelDestroyed(call_id=CallId("other")), NOW_MS) == ()
     assert picture(session) == before
+
+
+def test_the_page_of_states_is_current() -> None:
+    assert (Path(__file__).parents[2] / "docs/states.md").read_text() == page()
