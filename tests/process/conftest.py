@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,6 +11,9 @@ from tests.process.zone import Scene, SteadyPeer, Zone
 from tests.rabbit import fresh_vhost, own_cluster, own_node
 
 __all__ = ["own_cluster", "own_node"]
+
+logging.getLogger("pika").setLevel(logging.CRITICAL)
+"""The peer is meant to lose its connection; pika would tell of it in pages."""
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,3 @@ def _closing(zone: Zone) -> Iterator[Zone]:
 def scene(peer: SteadyPeer, request: pytest.FixtureRequest) -> Scene:
     """An account of the test's own."""
     return Scene(peer, request.node.name.removeprefix("test_").replace("_", "-")[:30])
-
-
-ZoneMaker = Callable[[str, SteadyPeer], Zone]

@@ -16,6 +16,7 @@ from tests.process.zone import (
     assert_retrieved,
     await_parked,
     ring_lateness_s,
+    slot_of,
 )
 
 ADOPTED_S = 5.0
@@ -61,7 +62,7 @@ def test_valet_parks_at_the_same_time_get_different_slots(
     calls = [scene.valet(f"v{number}") for number in range(30)]
     for call in calls:
         await_parked(call)
-    slots = sorted(int(call.wait("PARK_PARKED")["Parking-Slot"]) for call in calls)
+    slots = sorted(int(slot_of(call)) for call in calls)
     assert slots == list(range(101, 131))
     assert all(call.commands() == ["hold"] for call in calls)
 
@@ -169,7 +170,7 @@ def test_a_call_can_be_retrieved_while_nobody_looks_after_it(
     assert mine
     zone.kill("w1")
     for call in mine:
-        slot = call.wait("PARK_PARKED")["Parking-Slot"]
+        slot = slot_of(call)
         retriever = scene.retrieve(slot, f"r{slot}")
         retriever.wait_result(TRANSFER, timeout_s=8)
         call.wait("terminated", 8)
@@ -292,7 +293,7 @@ def test_executes_in_hand_at_sigterm_are_lost_by_nobody(
     calls += [scene.valet(f"b{number}") for number in range(10)]
     for call in calls:
         await_parked(call, 8)
-    slots = [call.wait("PARK_PARKED")["Parking-Slot"] for call in calls]
+    slots = [slot_of(call) for call in calls]
     assert len(set(slots)) == len(calls)
     assert all(not call.results for call in calls)
     assert_sound(calls)
@@ -387,7 +388,7 @@ def rolling_restart(
             if number % 4 == 0 and len(calls) > 20:
                 old = calls[number - 20]
                 if old.count("PARK_PARKED"):
-                    slot = old.wait("PARK_PARKED")["Parking-Slot"]
+                    slot = slot_of(old)
                     retrievers.append(scene.retrieve(slot, f"r{number}"))
             stop.wait(max(0.0, began + number / per_s - time.monotonic()))
 

@@ -15,6 +15,7 @@ from tests.process.zone import (
     await_parked,
     eventually,
     ring_lateness_s,
+    slot_of,
 )
 
 RING_MS = 6_000
@@ -154,7 +155,7 @@ def test_killed_between_any_two_steps_a_call_is_parked_once(
     for call in calls:
         await_parked(call, 10)
     peer.quiet(1, lambda: all(not call.results for call in calls), "no result")
-    slots = [call.wait("PARK_PARKED")["Parking-Slot"] for call in calls]
+    slots = [slot_of(call) for call in calls]
     assert len(set(slots)) == len(calls), "no slot twice"
     doubled = [call.story() for call in calls if call.count("PARK_PARKED") > 1]
     assert doubled == []

@@ -19,7 +19,7 @@ from typing import Any
 import pika
 import pika.exceptions
 
-from tests.acceptance.calls import Payload, PeerCall, account_of
+from tests.acceptance.calls import PeerCall, account_of
 from tests.acceptance.peer import Peer
 from tests.acceptance.worker_process import WorkerProcess
 
@@ -325,5 +325,6 @@ def eventually(fact: Callable[[], bool], timeout_s: float, what: str) -> None:
         time.sleep(0.02)
 
 
-def payloads_of(call: PeerCall, name: str) -> list[Payload]:
-    return call.payloads(name)
+def slot_of(call: PeerCall) -> str:
+    """Where it is parked, by its PARK_PARKED."""
+    return str(call.wait("PARK_PARKED")["Parking-Slot"])
