@@ -131,7 +131,9 @@ class World:
 
     # ---- in --------------------------------------------------------------------------------
 
-    def execute(self, call_id: str, *, redelivered: bool = False, age_ms: int = 0, **how: Any) -> None:
+    def execute(
+        self, call_id: str, *, redelivered: bool = False, age_ms: int = 0, **how: Any
+    ) -> None:
         self.deliver(json.dumps(make_execute(call_id, **how)).encode(), redelivered, age_ms)
 
     def deliver(self, body: bytes, redelivered: bool = False, age_ms: int = 0) -> None:
@@ -169,9 +171,8 @@ class World:
         self.event("CHANNEL_EXECUTE_COMPLETE", call_id, Application_Name=app, **fields)
 
     def failed(self, app: str, call_id: str, **fields: Any) -> None:
-        self.event(
-            "dialplan", call_id, "error", Request={"Application-Name": app}, Error_Message="no", **fields
-        )
+        fields |= {"Request": {"Application-Name": app}, "Error_Message": "no"}
+        self.event("dialplan", call_id, "error", **fields)
 
     def destroy(self, call_id: str) -> None:
         self.answers[call_id] = "terminated"

@@ -18,6 +18,7 @@ from worker.parking.model import Compat
 CALLS = ("a", "b", "c", "d")
 REFERRED = {"referred_to": "<sip:*3101@acme.example.com>"}
 STEPS = 24
+EXAMPLES = int(os.environ.get("KZTEST_EXAMPLES", "10000" if os.environ.get("CI") else "1500"))
 
 call_ids = st.sampled_from(CALLS)
 
@@ -134,7 +135,7 @@ def session_results(world: World) -> dict[str, int]:
 
 
 @settings(
-    max_examples=int(os.environ.get("KZTEST_EXAMPLES", "10000" if os.environ.get("CI") else "1500")),
+    max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -31,7 +31,8 @@ def page() -> str:
     comments = waits_for()
     lines = [HEAD]
     for state in State:
-        rows = [(name_of(trigger), step) for (at, trigger), step in TRANSITIONS.items() if at is state]
+        here = [(trigger, step) for (at, trigger), step in TRANSITIONS.items() if at is state]
+        rows = [(name_of(trigger), step) for trigger, step in here]
         if not rows:
             continue
         lines.append(f"## {state.name}\n")

@@ -1,4 +1,4 @@
-"""Every state × event pair is in the table, or is refused without change."""
+"""Every pair of state and event is in the table, or is refused without change."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from worker.parking.changes import (
     ReleaseRefused,
     RetrieveDecided,
     RetrieveOutcome,
+    Swapped,
 )
 from worker.parking.machine import TRANSITIONS, receive
 from worker.parking.model import (
@@ -65,6 +66,7 @@ EVENTS: dict[type, Any] = {
     ReleaseRefused: ReleaseRefused(
         holder=SessionId("s"), by=SessionId("s"), reason=ReleaseReason.ABANDONED
     ),
+    Swapped: Swapped(before=entry("t", TARGET), after=entry("t", CallId("n"))),
     e.RetrievalBegun: e.RetrievalBegun(retriever=SessionId("r")),
     e.RetrievalEnded: e.RetrievalEnded(retriever=SessionId("r")),
     e.SlotFreed: e.SlotFreed(),
