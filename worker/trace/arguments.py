@@ -20,8 +20,8 @@ def _add_record(commands: Commands) -> None:
     record = commands.add_parser(
         "record",
         help="record a live broker into a trace",
-        description="Tap the broker at KZPARK_AMQP_URL, without disturbing anybody, into a trace of "
-        "JSON lines on stdout or in FILE, until SIGINT or SIGTERM. The trace holds callers' names "
+        description="Tap the broker at KZPARK_AMQP_URL, disturbing nobody, into a trace "
+        "of JSON lines on stdout or in FILE, until SIGINT or SIGTERM. The trace holds callers' names "
         "and numbers unless --redact is given.",
     )
     record.add_argument("--out", type=Path, metavar="FILE", help="write here, not to stdout")

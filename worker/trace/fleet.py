@@ -1,13 +1,13 @@
 """Any number of workers under a virtual clock: their engines, one slot table, one log.
 
-What a worker appends is decided at once, unless a recording says that another worker's record of
-the same account came first: then it waits for that one.
+What a worker appends is read back a moment later; not before another worker's record of the same
+account when a recording says that that one came first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import orjson
@@ -15,12 +15,16 @@ import orjson
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
 from worker.engine.ops import Append, Bind, Log, Publish
-from worker.parking.model import AccountId, WorkerId
+from worker.parking.model import AccountId, CallId, WorkerId
 from worker.parking.records import Claim, Join, Record, Retrieve, Settled, Unretrieve
 from worker.parking.slots import SlotTable
 
+BIND_MS: Final = 1
+LOG_MS: Final = 2
+"""What a broker usually needs; a binding is faster than the log."""
 WAIT_MS: Final = 1_000
 """A record waits at most so long for one that came before it in the recording."""
+RETRY_MS: Final = 10
 
 Identity = tuple[str, ...]
 
@@ -36,9 +40,24 @@ class Said:
 
 
 @dataclass(slots=True)
-class _Held:
-    record: Record
-    until_ms: int
+class _Pending:
+    """Something the broker has been asked for and has not done yet."""
+
+    due_ms: int
+    worker: WorkerId
+    record: Record | None = None
+    call_id: CallId = CallId("")
+    until_ms: int = 0
+
+
+class Latency:
+    """When the broker has done what it was asked for; a recording may know better."""
+
+    def of_record(self, _record: Record, now_ms: int) -> int:
+        return now_ms + LOG_MS
+
+    def of_binding(self, _call_id: CallId, now_ms: int) -> int:
+        return now_ms + BIND_MS
 
 
 def identity_of(record: Record) -> tuple[AccountId, Identity] | None:
@@ -81,17 +100,18 @@ class RecordedOrder:
 
 @dataclass(slots=True)
 class Fleet:
-    """See the module. ``said`` grows; take it with `take_said`."""
+    """See the module. ``latency`` says when a record is read back from the log or a binding is in
+    place; take what the workers say with `take_said`."""
 
     order: RecordedOrder = field(default_factory=RecordedOrder)
+    latency: Latency = field(default_factory=Latency)
     now_ms: int = 0
     engines: dict[WorkerId, Engine] = field(default_factory=dict)
     logs: list[tuple[int, WorkerId, Log]] = field(default_factory=list)
     table: SlotTable = field(default_factory=lambda: SlotTable(loads=orjson.loads))
     _said: list[Said] = field(default_factory=list)
-    _held: list[_Held] = field(default_factory=list)
+    _pending: list[_Pending] = field(default_factory=list)
     _offset: int = -1
-    _configs: dict[WorkerId, EngineConfig] = field(default_factory=dict)
 
     # ---- workers --------------------------------------------------------------------------------
 
@@ -103,7 +123,6 @@ class Fleet:
     def start(self, config: EngineConfig, *, resumes: bool) -> None:
         """A worker is there; ``resumes``: it has just connected and looks around."""
         worker = config.worker
-        self._configs[worker] = config
         self.engines[worker] = Engine(config, self.table)
         if worker not in self.table.workers:
             self.append(Join(author=worker, at_ms=self.now_ms, name=config.node))
@@ -124,6 +143,7 @@ class Fleet:
     def stop(self, worker: WorkerId) -> None:
         """It is no more."""
         self.engines.pop(worker, None)
+        self._pending = [one for one in self._pending if one.worker != worker]
 
     # ---- inputs ---------------------------------------------------------------------------------
 
@@ -146,16 +166,14 @@ class Fleet:
 
     def next_deadline_ms(self) -> int | None:
         times = [engine.next_deadline_ms() for engine in self.engines.values()]
-        times += [held.until_ms for held in self._held]
+        times += [pending.due_ms for pending in self._pending]
         return min((at for at in times if at is not None), default=None)
 
     def advance(self, until_ms: int) -> None:
         """Let time pass, deadline by deadline."""
         while (deadline_ms := self.next_deadline_ms()) is not None and deadline_ms <= until_ms:
             self.now_ms = max(self.now_ms, deadline_ms)
-            for held in [held for held in self._held if held.until_ms <= self.now_ms]:
-                self._held.remove(held)
-                self.append(held.record)
+            self._happen()
             for engine in list(self.engines.values()):
                 at_ms = engine.next_deadline_ms()
                 if at_ms is not None and at_ms <= self.now_ms:
@@ -163,51 +181,63 @@ class Fleet:
             self.settle()
         self.now_ms = max(self.now_ms, until_ms)
 
+    def _happen(self) -> None:
+        """What the broker has done by now, each with what follows from it."""
+        while due := [one for one in self._pending if one.due_ms <= self.now_ms]:
+            first = min(due, key=lambda one: one.due_ms)
+            record = first.record
+            if record is None:
+                self._pending.remove(first)
+                engine = self.engines.get(first.worker)
+                if engine is not None:
+                    engine.bound(first.call_id, self.now_ms)
+            elif self.order.is_next(record) or first.until_ms <= self.now_ms:
+                self._pending.remove(first)
+                self.append(record)
+            else:
+                first.due_ms = min(self.now_ms + RETRY_MS, first.until_ms)
+            self.settle()
+
     # ---- operations -----------------------------------------------------------------------------
 
     def settle(self) -> None:
         """Carry out what the engines want until they want no more."""
         busy = True
         while busy:
-            busy = self._release_held()
+            busy = False
             for worker, engine in list(self.engines.items()):
                 ops = engine.take_ops()
                 busy = busy or bool(ops)
                 for op in ops:
-                    self._carry_out(worker, engine, op)
+                    self._carry_out(worker, op)
 
-    def _release_held(self) -> bool:
-        for held in self._held:
-            if self.order.is_next(held.record):
-                self._held.remove(held)
-                self.append(held.record)
-                return True
-        return False
-
-    def _carry_out(self, worker: WorkerId, engine: Engine, op: object) -> None:
+    def _carry_out(self, worker: WorkerId, op: object) -> None:
         match op:
             case Publish():
                 self._said.append(Said(at_ms=self.now_ms, worker=worker, op=op))
             case Append():
                 self._said.append(Said(at_ms=self.now_ms, worker=worker, op=op))
-                if self.order.is_next(op.record):
-                    self.append(op.record)
-                else:
-                    self._held.append(_Held(op.record, self.now_ms + WAIT_MS))
+                due_ms = max(self.latency.of_record(op.record, self.now_ms), self._last_due(worker))
+                until_ms = due_ms + WAIT_MS
+                self._pending.append(_Pending(due_ms, worker, op.record, until_ms=until_ms))
             case Bind():
-                engine.bound(op.call_id, self.now_ms)
+                due_ms = self.latency.of_binding(op.call_id, self.now_ms)
+                if due_ms <= self.now_ms:
+                    self.engines[worker].bound(op.call_id, self.now_ms)
+                else:
+                    self._pending.append(_Pending(due_ms, worker, call_id=op.call_id))
             case Log():
                 self.logs.append((self.now_ms, worker, op))
-                last = self._said[-1] if self._said else None
-                if op.event == "lamp" and last is not None:
-                    self._said[-1] = Said(
-                        at_ms=last.at_ms,
-                        worker=last.worker,
-                        op=last.op,
-                        reason=str(op.fields.get("reason", "")),
-                    )
+                if op.event == "lamp" and self._said:
+                    reason = str(op.fields.get("reason", ""))
+                    self._said[-1] = replace(self._said[-1], reason=reason)
             case _:
                 pass
+
+    def _last_due(self, worker: WorkerId) -> int:
+        """A worker's records keep their order."""
+        mine = (one for one in self._pending if one.worker == worker and one.record is not None)
+        return max((one.due_ms for one in mine), default=0)
 
     def take_said(self) -> list[Said]:
         """What was said since the last call."""

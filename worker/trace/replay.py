@@ -16,12 +16,29 @@ from typing import Final
 from worker.engine.engine import Engine
 from worker.errors import MalformedMessageError
 from worker.kapi.exchanges import Exchange
-from worker.parking.model import SessionId, WorkerId
-from worker.parking.records import Alive, Barrier, Dead, Join, Leave, Record, Settled
+from worker.parking.model import CallId, SessionId, WorkerId
+from worker.parking.records import (
+    Alive,
+    Barrier,
+    Claim,
+    Dead,
+    Join,
+    Leave,
+    Record,
+    Retrieve,
+    Settled,
+)
 from worker.parking.slot_view import subject_of
 from worker.trace.differences import Difference, Kind
-from worker.trace.effects import SLOT_LOG, Effect, effect_of, record_effect, recorded_effect
-from worker.trace.fleet import Fleet, RecordedOrder, Said
+from worker.trace.effects import (
+    QUESTION,
+    SLOT_LOG,
+    Effect,
+    effect_of,
+    record_effect,
+    recorded_effect,
+)
+from worker.trace.fleet import BIND_MS, LOG_MS, Fleet, Latency, RecordedOrder, Said
 from worker.trace.lines import LogRecord, Message, NotATraceError, TableLine, Trace
 from worker.trace.matching import (
     TOLERANCE_MS,
@@ -36,6 +53,8 @@ Plain = Mapping[str, object]
 
 WAIT_FOR_ASKER_MS: Final = 5_000
 """An answer waits so long for replay to ask its question."""
+SLOW_MS: Final = 200
+"""A broker that needs longer for a binding or a record is not followed."""
 DEATH_MS: Final = 8_000
 """A worker may have been dead for so long when the log says so."""
 NEIGHBOUR_GRACE: Final = 1.25
@@ -74,7 +93,9 @@ class Replay:
         self._tolerance_ms = tolerance_ms
         self._overrides = overrides or {}
         self._survey: Survey = survey(trace)
-        self._fleet = Fleet(order=RecordedOrder(self._survey.records))
+        self._fleet = Fleet(
+            order=RecordedOrder(self._survey.records), latency=RecordedLatency(trace)
+        )
         self._matcher = Matcher(on_pair=self._paired)
         times = [line.at_ms for line in _timed(trace)] or [trace.head.started_at_ms]
         self._start_ms, self._end_ms = min(times), max(times)
@@ -367,6 +388,44 @@ class Replay:
             return True
         since_ms = self._survey.tapped.get((effect.exchange, effect.key))
         return since_ms is not None and effect.at_ms >= since_ms + self._tolerance_ms
+
+
+class RecordedLatency(Latency):
+    """As fast as the broker was then, as far as the trace tells."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._records: dict[tuple[str, str], list[int]] = {}
+        self._asked: dict[str, list[int]] = {}
+        self._decided: dict[str, int] = {}
+        sessions: dict[str, str] = {}
+        for line in trace.lines:
+            if isinstance(line, LogRecord):
+                self._records.setdefault(_kind_of(line.record), []).append(line.at_ms)
+                if isinstance(line.record, Claim | Retrieve):
+                    call_id = sessions.get(str(subject_of(line.record)))
+                    self._decided.setdefault(call_id or "", line.at_ms)
+            elif isinstance(line, Message) and line.exchange == Exchange.KAPPS:
+                sessions[line.text("Msg-ID")] = line.text("Call-ID")
+            elif isinstance(line, Message) and line.text("Event-Name") == QUESTION:
+                self._asked.setdefault(line.text("Call-ID"), []).append(line.at_ms)
+
+    def of_record(self, record: Record, now_ms: int) -> int:
+        times = self._records.get(_kind_of(record))
+        if not times:
+            return now_ms + LOG_MS
+        return min(max(times.pop(0), now_ms), now_ms + SLOW_MS)
+
+    def of_binding(self, call_id: CallId, now_ms: int) -> int:
+        """A call that is listened to is asked for at once, unless its claim was decided before."""
+        times = self._asked.get(call_id, ())
+        if any(now_ms - SLOW_MS <= at_ms <= now_ms + SLOW_MS for at_ms in times):
+            return now_ms
+        decided_ms = self._decided.get(call_id, now_ms + LOG_MS)
+        return min(max(decided_ms, now_ms), now_ms + SLOW_MS) + BIND_MS
+
+
+def _kind_of(record: Record) -> tuple[str, str]:
+    return type(record).__name__, str(subject_of(record))
 
 
 def _effect_of(said: Said) -> Effect | None:
