@@ -72,8 +72,9 @@ def check(histories: Sequence[Sequence[Line]]) -> Report:
     report = Report()
     logs = _merge(histories, report)
     operations = _operations(histories, report)
-    for name, applied in logs.items():
-        _check_order(name, applied, operations, report)
+    began = {name: min(line["t"] for line in applied.values()) for name, applied in logs.items()}
+    for number, name in enumerate(sorted(logs, key=lambda name: began[name])):
+        _check_order(_Model(report, seeded=number > 0), logs[name], operations, report)
     _check_time(operations, logs, report)
     _check_overlaps(operations, report)
     _check_lost(histories, operations, logs, report)
@@ -128,11 +129,10 @@ def _operations(histories: Iterable[Sequence[Line]], report: Report) -> dict[str
 
 
 def _check_order(
-    name: str, applied: dict[int, Line], operations: dict[str, _Op], report: Report
+    model: _Model, applied: dict[int, Line], operations: dict[str, _Op], report: Report
 ) -> None:
     asked = {(op.kind, op.session, op.attempt): op for op in operations.values() if op.attempt}
     decided: dict[tuple[str, str, int], tuple[str, str]] = {}
-    model = _Model(name, report)
     for offset, line in applied.items():
         for row in line["c"]:
             kind, session = row[0], row[1]
@@ -152,11 +152,15 @@ def _check_order(
 
 
 class _Model:
-    """A dictionary of slots, and nothing of the slot table's code."""
+    """A dictionary of slots, and nothing of the slot table's code.
 
-    def __init__(self, log: str, report: Report) -> None:
-        self._log = log
+    ``seeded``: the log followed one that was wiped. What slots held at its beginning shows only
+    with the first row about each, so that row is believed."""
+
+    def __init__(self, report: Report, *, seeded: bool) -> None:
         self._report = report
+        self._seeded = seeded
+        self._seen: set[str] = set()
         self.holders: dict[str, str] = {}
         self.retrievers: dict[str, str] = {}
 
@@ -164,10 +168,19 @@ class _Model:
         self, offset: int, session: str, answer: tuple[str, str], op: _Op | None, *, kind: str
     ) -> None:
         """``answer``: outcome and slot as the replicas say; ``op``: what was asked, if known."""
+        slot = answer[1] or (op.slot if op else "")
+        if self._is_new(slot) and answer[0] != "won":
+            return
+        if self._is_new(slot) and kind == "retrieve":
+            self.holders[slot] = "somebody seeded"
+        self._seen.add(slot)
         if kind == "claim":
             self._claim(offset, session, answer, op)
         else:
             self._retrieve(offset, session, answer, op)
+
+    def _is_new(self, slot: str) -> bool:
+        return self._seeded and slot not in self._seen
 
     def _claim(self, offset: int, session: str, answer: tuple[str, str], op: _Op | None) -> None:
         outcome, slot = answer
@@ -180,7 +193,8 @@ class _Model:
                 self._report.bad("order", f"{where} and won, but has another slot")
             if op is not None and op.slot not in ("", slot):
                 self._report.bad("order", f"{where}, but had asked for {op.slot}")
-            if op is not None and not op.slot and slot != self._lowest():
+            automatic = op is not None and not op.slot and not self._seeded
+            if automatic and slot != self._lowest():
                 self._report.bad("order", f"{where}, but {self._lowest()} was free")
             self.holders[slot] = session
         elif outcome == "occupied" and holder is None:
@@ -203,7 +217,9 @@ class _Model:
             self._report.bad("order", f"{where}, but {self.holders[slot]} was there")
 
     def freed(self, offset: int, session: str, slot: str) -> None:
-        if self.holders.get(slot) != session:
+        believed = self._is_new(slot) or self.holders.get(slot) == "somebody seeded"
+        self._seen.add(slot)
+        if self.holders.get(slot) != session and not believed:
             had = self.holders.get(slot)
             self._report.bad("order", f"at {offset} {session} left {slot}, but {had} had it")
         self.holders.pop(slot, None)

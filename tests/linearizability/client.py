@@ -90,6 +90,8 @@ class Client:
         self.waiting: dict[tuple[str, str, int], asyncio.Future[Change]] = {}
         self.freed: dict[SessionId, asyncio.Future[None]] = {}
         self.begun = 0
+        """Claims, retrieves and releases."""
+        self.asked = 0
         self.quiet = False
         self.stopping = asyncio.Event()
         self.link: Link | None = None
@@ -158,10 +160,12 @@ class Client:
         return change
 
     def invoke(self, kind: str, session: SessionId, **fields: object) -> str:
-        self.begun += 1
-        if self.begun % PROGRESS_EACH == 0:
-            say(f"progress {self.begun}")
-        op = f"{self.worker}.{self.begun}"
+        self.asked += 1
+        if kind != "close":
+            self.begun += 1
+            if self.begun % PROGRESS_EACH == 0:
+                say(f"progress {self.begun}")
+        op = f"{self.worker}.{self.asked}"
         self.recorder.write("invoke", op=op, kind=kind, session=session, **fields)
         return op
 

@@ -35,7 +35,8 @@ class Plan:
     """What to run. Faults happen one after another, evenly spread over the operations.
 
     ``kill`` a worker with SIGKILL (another takes its place), ``freeze`` one for FREEZE_S,
-    ``disconnect`` everybody, ``stop`` and start the broker's application, ``broker-kill``.
+    ``disconnect`` everybody, ``stop`` and start the broker's application, ``broker-kill``, ``wipe``
+    the broker: kill it and start it with nothing.
     """
 
     workers: int = 3
@@ -202,6 +203,10 @@ class Run:
             case "broker-kill" if self.node is not None:
                 self.node.kill()
                 time.sleep(DOWN_S)
+                self.node.start()
+            case "wipe" if self.node is not None:
+                self.node.kill()
+                self.node.wipe()
                 self.node.start()
             case _:
                 raise ValueError(f"cannot {fault}")

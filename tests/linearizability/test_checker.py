@@ -178,6 +178,34 @@ def test_a_seeded_violation_is_caught(seeded: Callable[[History], None], rule: s
     assert rule in rules(check(run))
 
 
+def seeded_log(run: History) -> None:
+    """After a wipe the log begins with what was there: b in 101, g in 104."""
+    rows: list[list[str | int]] = [
+        ["claim", "x", 1, "occupied", "101"],
+        ["retrieve", "y", 1, "won", "104"],
+        ["free", "g", "104", "retrieved"],
+        ["free", "b", "101", "abandoned"],
+        ["claim", "z", 1, "won", "101"],
+    ]
+    one = [{**apply(100 + number, number, row), "log": "new"} for number, row in enumerate(rows)]
+    asked = [
+        invoke(95, "20", "release", "y", holder="g", slot="104"),
+        invoke(95, "21", "release", "b", holder="b", slot="101"),
+    ]
+    for process in (0, 1):
+        run[process] = [each for each in run[process] if each["e"] != "final"]
+        run[process] += [*asked, *copy.deepcopy(one), final(200, {"101": "z"})]
+
+
+def test_what_a_wiped_log_was_seeded_with_is_believed_once() -> None:
+    run = good_run()
+    seeded_log(run)
+    assert check(run).violations == []
+    for process in (0, 1):
+        run[process].insert(-1, {**apply(150, 50, ["claim", "q", 1, "won", "101"]), "log": "new"})
+    assert rules(check(run)) == {"order"}
+
+
 def test_a_run_without_an_end_is_no_good_run() -> None:
     run = [[each for each in history if each["e"] != "final"] for history in good_run()]
     assert rules(check(run)) == {"lost"}

@@ -34,7 +34,7 @@ def test_three_workers_with_a_kill_and_a_disconnect(amqp_url: str, tmp_path: Pat
 @pytest.mark.timeout(1800)
 def test_twenty_thousand_operations_with_every_fault(tmp_path: Path) -> None:
     require_rabbitmq_server()
-    faults = ("kill", "disconnect", "stop", "freeze", "broker-kill")
+    faults = ("kill", "disconnect", "stop", "freeze", "broker-kill", "wipe")
     plan = Plan(operations=OPERATIONS, faults=faults * 2, rate=150, patience_s=1500)
     with private_node() as node:
         report = Run(plan=plan, url=node.url, folder=tmp_path, node=node).go()

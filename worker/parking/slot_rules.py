@@ -127,6 +127,8 @@ class SlotRules(SlotView):
             entry=entry,
             previous=previous,
         )
+        if entry is not None:
+            row.freed = row.freed_by = ""
         row.remember(decision)
         return [*changes, decision]
 

@@ -194,6 +194,8 @@ class Vitals:
         if self._attached_ms is None:
             return []
         actions: list[Action] = []
+        for worker in self._others.keys() - members.keys():
+            del self._others[worker]
         if len(self._sent) >= self._timing.deaf_beats:
             return [Deaf()]
         if self._worker in members and self._beat_is_due(now_ms):

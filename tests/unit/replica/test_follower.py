@@ -107,6 +107,14 @@ async def until(true: Callable[[], object], within_s: float = 5.0) -> None:
         await asyncio.sleep(0.005)
 
 
+@pytest.fixture(autouse=True)
+def short_silences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The in-memory broker answers at once."""
+    monkeypatch.setattr("worker.replica.streams.PEEK_FIRST_S", 0.03)
+    monkeypatch.setattr("worker.replica.streams.PEEK_MORE_S", 0.02)
+    monkeypatch.setattr("worker.replica.follower.QUIET_S", 0.5)
+
+
 @pytest.fixture
 async def start() -> AsyncIterator[Callable[..., Any]]:
     broker = MemoryBroker()
