@@ -336,6 +336,8 @@ class Calls:
                     max_slot=effect.max_slot,
                     replaces=effect.replaces,
                     evict=effect.evict,
+                    evict_call=effect.evict_call,
+                    lamps=effect.lamps,
                     facts=self._take_facts(live),
                 )
             case do.RetrieveSlot():

@@ -129,14 +129,8 @@ class Ledger:
                 self._darken(previous, now_ms)
             self._calls.tell(previous.session, e.ReservationCompleted(), now_ms)
         if entry is not None and not entry.reserved:
-            self._lamps.saw_occupied(self._as_shown(change, entry))
+            self._lamps.saw_occupied(entry)
         self._calls.tell(change.session, change, now_ms)
-
-    def _as_shown(self, change: ClaimDecided, entry: SlotEntry) -> SlotEntry:
-        """An automatic slot may have a lamp of its own, which only its session can tell."""
-        live = self._calls.live.get(change.session)
-        completed = change.outcome is ClaimOutcome.COMPLETED
-        return entry if live is None else live.session.decided(entry, completed=completed)
 
     def _released(self, change: Released, now_ms: int) -> None:
         entry = change.entry

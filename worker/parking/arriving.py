@@ -84,7 +84,9 @@ def ask_for_slot(s: Session, now_ms: int) -> None:
             attempt=s.attempt,
             max_slot=s.node.max_slot,
             replaces=s.call.replaces,
-            evict=s.target.session if s.target is not None else None,
+            evict=None if s.target is None else s.target.session,
+            evict_call=None if s.target is None else s.target.call_id,
+            lamps=s.lamps_by_slot(),
         )
     )
 
@@ -179,7 +181,7 @@ def claim_decided(s: Session, event: ClaimDecided, now_ms: int) -> None:
         _occupied(s, event, now_ms)
     elif event.entry is not None:
         s.target = None
-        s.hold_entry(event.entry, completed=outcome is ClaimOutcome.COMPLETED)
+        s.hold_entry(event.entry)
         _confirm_or_wait(s, now_ms)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from worker.parking.model import CallId, ReleaseReason, SessionId, SlotEntry, SlotId
+from worker.parking.model import CallId, ReleaseReason, SessionId, SlotEntry, SlotId, SlotLamp
 
 
 class Prompt(Enum):
@@ -177,6 +177,8 @@ class ClaimSlot:
     max_slot: int | None = None
     replaces: tuple[CallId, ...] = ()
     evict: SessionId | None = None
+    evict_call: CallId | None = None
+    lamps: tuple[SlotLamp, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,15 @@ class ReleaseReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SlotLamp:
+    """The lamp of one slot where the node's entry for it differs from the others."""
+
+    slot: SlotId
+    user: str
+    presence_type: PresenceType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotEntry:
     """Who is in a slot (contract §7.2). ``reserved`` is the first stage of an attended park."""
 

@@ -15,6 +15,7 @@ from worker.parking.model import (
     SessionId,
     SlotEntry,
     SlotId,
+    SlotLamp,
     WorkerId,
 )
 
@@ -51,6 +52,10 @@ class Claim(Record):
     max_slot: int | None = None
     replaces: tuple[CallId, ...] = ()
     evict: SessionId | None = None
+    evict_call: CallId | None = None
+    """The call that was proven dead: a holder that has another id by now is left alone."""
+    lamps: tuple[SlotLamp, ...] = ()
+    """For an automatic slot: lamps that depend on which one it becomes."""
     facts: str = ""
     """JSON text: everything a successor needs to go on with the session. Opaque here."""
 

@@ -43,7 +43,7 @@ def restore(
     session.finished = bool(saved.get("finished"))
     session.control_lost = bool(saved.get("control_lost"))
     if entry is not None:
-        session.hold_entry(entry, completed=bool(session.call.replaces))
+        session.hold_entry(entry)
         session.call_id = entry.call_id
         session.retrieving = entry.retriever
     timers = saved.get("timers")

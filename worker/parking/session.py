@@ -8,7 +8,7 @@ What happens in which state is in `machine.py` (the table) and in the step modul
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 from worker.parking import effects as do
@@ -23,6 +23,7 @@ from worker.parking.model import (
     SessionId,
     SlotEntry,
     SlotId,
+    SlotLamp,
 )
 from worker.parking.node import (
     Defaults,
@@ -252,23 +253,24 @@ class Session:
             self.node, slot, request_user=call.request_user, captured=bool(call.capture_group)
         )
 
-    def decided(self, entry: SlotEntry, *, completed: bool) -> SlotEntry:
-        """The entry as the log decided it. An automatic slot's own overrides apply only now; a
-        completed reservation keeps the presence it was reserved with (contract §7.9)."""
+    def lamps_by_slot(self) -> tuple[SlotLamp, ...]:
+        """What an automatic slot's own entry says of its lamp, for the log to choose from."""
         automatic = not requested_slot(self.node, self.call.capture_group)
-        if completed or not automatic or not presence_depends_on_slot(self.node):
-            return entry
-        return replace(
-            entry,
-            presence_user=self.presence_user(entry.slot),
-            presence_type=self.policy_of(entry.slot).presence_type,
+        if not automatic or not presence_depends_on_slot(self.node):
+            return ()
+        slots = [SlotId(slot) for slot in self.node.slots]
+        return tuple(
+            SlotLamp(
+                slot=slot,
+                user=self.presence_user(slot),
+                presence_type=self.policy_of(slot).presence_type,
+            )
+            for slot in slots
         )
 
-    def hold_entry(self, entry: SlotEntry, *, completed: bool) -> None:
+    def hold_entry(self, entry: SlotEntry) -> None:
         """Take the slot as decided."""
-        self.slot = entry.slot
-        entry = self.decided(entry, completed=completed)
-        self.entry = entry
+        self.slot, self.entry = entry.slot, entry
         self.endpoint_id = entry.endpoint_id or self.endpoint_id or entry.parker_device
 
     # ---- moves every state may make --------------------------------------------------------

@@ -17,7 +17,15 @@ from worker.parking.changes import (
     SessionOpened,
     Swapped,
 )
-from worker.parking.model import AccountId, ReleaseReason, SessionId, SlotEntry, SlotId, WorkerId
+from worker.parking.model import (
+    AccountId,
+    ReleaseReason,
+    SessionId,
+    SlotEntry,
+    SlotId,
+    SlotLamp,
+    WorkerId,
+)
 from worker.parking.records import (
     Checkpoint,
     Claim,
@@ -136,6 +144,8 @@ class SlotRules(SlotView):
         there = self._store.entry(record.entry.account, record.entry.slot)
         if there is None or there.session != holder or holder == record.entry.session:
             return []
+        if record.evict_call not in (None, there.call_id):
+            return []
         return self._free(there, ReleaseReason.EVICTED, record.entry.session, record.author)
 
     def _place(
@@ -156,7 +166,7 @@ class SlotRules(SlotView):
         occupant = self._store.entry(wanted.account, slot)
         if occupant is not None:
             return ClaimOutcome.OCCUPIED, None, occupant
-        return ClaimOutcome.WON, _settled_entry(wanted, slot), None
+        return ClaimOutcome.WON, _settled_entry(wanted, slot, record.lamps), None
 
     def _hand_over(self, previous: SlotEntry, entry: SlotEntry) -> list[Change]:
         """The slot goes from one session to another without being free in between."""
@@ -289,10 +299,15 @@ class SlotRules(SlotView):
         return [*changes, SessionClosed(session=row.session)]
 
 
-def _settled_entry(wanted: SlotEntry, slot: SlotId) -> SlotEntry:
-    """The entry as stored: its slot decided, ``{slot}`` in the presence user filled in."""
-    user = wanted.presence_user.replace("{slot}", slot)
-    return replace(wanted, slot=slot, presence_user=user, retriever=None)
+def _settled_entry(
+    wanted: SlotEntry, slot: SlotId, lamps: tuple[SlotLamp, ...] = ()
+) -> SlotEntry:
+    """The entry as stored: its slot decided, and with it the lamp."""
+    user, kind = wanted.presence_user.replace("{slot}", slot), wanted.presence_type
+    for lamp in lamps:
+        if lamp.slot == slot:
+            user, kind = lamp.user, lamp.presence_type
+    return replace(wanted, slot=slot, presence_user=user, presence_type=kind, retriever=None)
 
 
 def complete(reserved: SlotEntry, arrived: SlotEntry) -> SlotEntry:

@@ -18,7 +18,14 @@ from worker.parking.changes import (
     RetrieveDecided,
     RetrieveOutcome,
 )
-from worker.parking.model import PresenceType, ReleaseReason, SessionId, SlotEntry
+from worker.parking.model import (
+    PresenceType,
+    ReleaseReason,
+    SessionId,
+    SlotEntry,
+    SlotId,
+    SlotLamp,
+)
 from worker.parking.records import Record
 from worker.parking.slot_rows import Decision, SeededSession, SessionRow
 
@@ -67,6 +74,20 @@ def _texts(value: object, at: str) -> tuple[str, ...]:
     return tuple(_text(item, f"{at}/{number}") for number, item in enumerate(value))
 
 
+def _lamps(value: object, at: str) -> tuple[SlotLamp, ...]:
+    if not isinstance(value, list):
+        raise MalformedMessageError("list expected", at)
+    return tuple(_lamp(_texts(item, at), at) for item in value)
+
+
+def _lamp(texts: tuple[str, ...], at: str) -> SlotLamp:
+    try:
+        slot, user, kind = texts
+        return SlotLamp(slot=SlotId(slot), user=user, presence_type=PresenceType(kind))
+    except ValueError as error:
+        raise MalformedMessageError("slot, user and presence type expected", at) from error
+
+
 def _choice(kind: Callable[[str], object]) -> Callable[[object, str], object]:
     def read(value: object, at: str) -> object:
         try:
@@ -100,6 +121,8 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "retriever": _optional(_text),
     "evict": _optional(_text),
     "replaces": _texts,
+    "evict_call": _optional(_text),
+    "lamps": _lamps,
     "presence_type": _choice(PresenceType),
     "reason": _choice(ReleaseReason),
     "entry": lambda value, at: entry_from_plain(_object(value, at), at),
@@ -110,7 +133,9 @@ def _plain_value(value: object) -> object:
     if isinstance(value, SlotEntry):
         return entry_to_plain(value)
     if isinstance(value, tuple):
-        return list(value)
+        return [_plain_value(item) for item in value]
+    if isinstance(value, SlotLamp):
+        return [value.slot, value.user, value.presence_type.value]
     if isinstance(value, PresenceType | ReleaseReason):
         return value.value
     return value
