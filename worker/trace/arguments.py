@@ -21,7 +21,7 @@ def _add_record(commands: Commands) -> None:
         "record",
         help="record a live broker into a trace",
         description="Tap the broker at KZPARK_AMQP_URL, disturbing nobody, into a trace "
-        "of JSON lines on stdout or in FILE, until SIGINT or SIGTERM. The trace holds callers' names "
+        "of JSON lines on stdout or in FILE, until SIGINT or SIGTERM. It holds callers' names "
         "and numbers unless --redact is given.",
     )
     record.add_argument("--out", type=Path, metavar="FILE", help="write here, not to stdout")

@@ -23,6 +23,7 @@ from worker.kapi.commands import dialable_name
 from worker.kapi.exchanges import Exchange
 from worker.kapi.keys import encode
 from worker.kapi.presence import escape
+from worker.parking.node import SLOT_PLACEHOLDER
 from worker.parking.slot_wire import record_from_plain, record_to_plain
 from worker.trace.lines import Line, LogRecord, Message, TableLine, dump
 
@@ -75,6 +76,7 @@ _VARIABLES: Final = frozenset(
     }
 )  # fmt: skip
 _DROPPED_OF_CALL: Final = frozenset({"Custom-SIP-Headers", "Custom-Application-Vars", "To-User"})
+_STORE: Final = ("action-exit-keys", "cf_capture_group", "cf_flow_id", "Restricted-Endpoint-ID")
 _PRESENCE_IDS: Final = frozenset({"Presence-ID", "From", "To-URI", "From-User"})
 
 
@@ -183,7 +185,11 @@ class Redactor:
     def _call(self, value: object) -> object:
         if not isinstance(value, dict):
             return value
-        return {name: item for name, item in value.items() if name not in _DROPPED_OF_CALL}
+        call = {name: item for name, item in value.items() if name not in _DROPPED_OF_CALL}
+        if "Key-Value-Store" in call:
+            store = _object(call["Key-Value-Store"])
+            call["Key-Value-Store"] = {name: store[name] for name in _STORE if name in store}
+        return call
 
     def _registration(self, payload: Plain) -> dict[str, object]:
         """Of an answer only what says which device it is."""
@@ -342,6 +348,9 @@ class Redactor:
 
     def _user(self, user: str) -> str:
         """A presence user: a star code, a slot, a number, or a dialled number and a slot."""
+        dialled = user.removesuffix(SLOT_PLACEHOLDER)
+        if dialled != user:
+            return self.number(dialled) + SLOT_PLACEHOLDER
         if user in self._kept or not _NUMBER.fullmatch(user):
             return user
         for slot in self._slots:

@@ -39,7 +39,7 @@ from worker.trace.effects import (
     recorded_effect,
 )
 from worker.trace.fleet import BIND_MS, LOG_MS, Fleet, Latency, RecordedOrder, Said
-from worker.trace.lines import LogRecord, Message, NotATraceError, TableLine, Trace
+from worker.trace.lines import Ended, LogRecord, Message, NotATraceError, TableLine, Trace
 from worker.trace.matching import (
     TOLERANCE_MS,
     Matcher,
@@ -387,7 +387,7 @@ class Replay:
         if not effect.is_direct or not self._survey.tapped:
             return True
         since_ms = self._survey.tapped.get((effect.exchange, effect.key))
-        return since_ms is not None and effect.at_ms >= since_ms + self._tolerance_ms
+        return since_ms is not None and effect.at_ms >= since_ms
 
 
 class RecordedLatency(Latency):
@@ -465,9 +465,9 @@ def _lost_lines(trace: Trace, start_ms: int) -> Iterator[Difference]:
         highest = max(highest, n)
 
 
-def _timed(trace: Trace) -> Iterator[Message | LogRecord]:
+def _timed(trace: Trace) -> Iterator[Message | LogRecord | Ended]:
     for line in trace.lines:
-        if isinstance(line, Message | LogRecord):
+        if isinstance(line, Message | LogRecord | Ended):
             yield line
 
 
