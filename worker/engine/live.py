@@ -32,5 +32,10 @@ class LiveSession:
     def new_id(self) -> str:
         """32 hex digits, the same again when the session is replayed."""
         self._ids += 1
-        name = f"{self.session.id}:{self.generation}:{self._ids}"
-        return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        return session_made_id(self.session.id, self.generation, self._ids)
+
+
+def session_made_id(session: str, generation: int, number: int) -> str:
+    """The ``number``-th id a session makes up while it is with its ``generation``-th owner."""
+    name = f"{session}:{generation}:{number}"
+    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

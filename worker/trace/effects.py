@@ -23,6 +23,8 @@ SLOT_LOG: Final = "slot log"
 """Stands for the exchange of records."""
 PARK_EVENTS: Final = frozenset({"PARK_PARKED", "PARK_RETRIEVED", "PARK_ABANDONED"})
 QUESTION: Final = "channel_status_req"
+QUESTIONS: Final = ("status ", "registrar ", "sysconf")
+"""Beginnings of the channels in which order means nothing."""
 _FREE_FIELDS: Final = frozenset(
     {"/at_ms", "/epoch", "/seq", "/author", "/state", "/facts", "/entry/parked_at_ms"}
 )

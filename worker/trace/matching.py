@@ -16,7 +16,7 @@ from statistics import median
 from typing import Final
 
 from worker.trace.differences import Difference, FieldChange, Kind, field_changes
-from worker.trace.effects import Effect, made_up_ids
+from worker.trace.effects import QUESTIONS, Effect, made_up_ids
 
 Plain = Mapping[str, object]
 
@@ -44,8 +44,10 @@ class _Channel:
 
 @dataclass(slots=True)
 class Matcher:
-    """Give it both sides as they come. ``ids``: recorded id → the id replay gave it."""
+    """Give it both sides as they come. ``ids``: recorded id → the id replay gave it. ``exact``: ids
+    that sessions make up must be the same on both sides."""
 
+    exact: bool = False
     ids: dict[str, str] = field(default_factory=dict)
     on_pair: Callable[[Effect, Effect], None] | None = None
     pairs: list[tuple[Effect, Effect]] = field(default_factory=list)
@@ -55,7 +57,7 @@ class Matcher:
         """Something the trace holds; whether it has its partner already."""
         channel = self._channels[effect.channel]
         channel.recorded.append(effect)
-        twin = _partner(effect, channel.free_replayed)
+        twin = self._partner(effect, channel.free_replayed)
         if twin is None:
             channel.free_recorded.append(effect)
             return False
@@ -67,7 +69,7 @@ class Matcher:
         """Something replay says."""
         channel = self._channels[effect.channel]
         channel.replayed.append(effect)
-        twin = _partner(effect, channel.free_recorded)
+        twin = self._partner(effect, channel.free_recorded)
         if twin is None:
             channel.free_replayed.append(effect)
             return False
@@ -98,6 +100,14 @@ class Matcher:
         if self.on_pair is not None:
             self.on_pair(recorded, replayed)
 
+    def _partner(self, effect: Effect, free: list[Effect]) -> Effect | None:
+        same = [other for other in free if other.name == effect.name]
+        msg_id = effect.payload.get("Msg-ID")
+        twin = next((other for other in same if other.payload.get("Msg-ID") == msg_id), None)
+        if twin is None and same and not (self.exact and not _made_by_worker(effect)):
+            twin = same[0]
+        return twin
+
     # ---- what is left ---------------------------------------------------------------------------
 
     def free_recorded(self) -> list[Effect]:
@@ -107,28 +117,15 @@ class Matcher:
         return [e for channel in self._channels.values() for e in channel.free_replayed]
 
     def compared(self) -> list[Pair]:
-        """Every pair with the fields that differ. Where most ids of the trace are the ones replay
-        makes, they are our own workers', and every one of them must be."""
-        own = self._are_ids_ours()
+        """Every pair with the fields that differ."""
         return [
-            Pair(recorded, replayed, tuple(self._changes(recorded, replayed, own=own)))
+            Pair(recorded, replayed, tuple(self._changes(recorded, replayed)))
             for recorded, replayed in self.pairs
         ]
 
-    def _are_ids_ours(self) -> bool:
-        same = total = 0
-        for recorded, replayed in self.pairs:
-            theirs = dict(made_up_ids(replayed.payload))
-            if _made_by_worker(replayed):
-                continue
-            for pointer, value in made_up_ids(recorded.payload):
-                total += 1
-                same += theirs.get(pointer) == value
-        return 2 * same > total
-
-    def _changes(self, recorded: Effect, replayed: Effect, *, own: bool) -> Iterator[FieldChange]:
+    def _changes(self, recorded: Effect, replayed: Effect) -> Iterator[FieldChange]:
         ours, theirs = dict(made_up_ids(recorded.payload)), dict(made_up_ids(replayed.payload))
-        exact = own and not _made_by_worker(replayed)
+        exact = self.exact and not _made_by_worker(replayed)
         free = set(recorded.ignored)
         for pointer in ours.keys() & theirs.keys():
             if not exact and self.ids.get(ours[pointer]) == theirs[pointer]:
@@ -142,19 +139,14 @@ class Matcher:
 
     def out_of_order(self) -> Iterator[tuple[Effect, Effect]]:
         """Pairs that stand at another place of their channel."""
-        for channel in self._channels.values():
+        for name, channel in self._channels.items():
+            if name.startswith(QUESTIONS):
+                continue  # of several sessions: nothing depends on who asks first
             place = {id(effect): number for number, effect in enumerate(channel.recorded)}
             rank = {id(effect): number for number, effect in enumerate(channel.replayed)}
             pairs = sorted(channel.pairs, key=lambda pair: rank[id(pair[1])])
             in_order = _longest_rise([place[id(recorded)] for recorded, _ in pairs])
             yield from (pair for number, pair in enumerate(pairs) if number not in in_order)
-
-
-def _partner(effect: Effect, free: list[Effect]) -> Effect | None:
-    same = [other for other in free if other.name == effect.name]
-    msg_id = effect.payload.get("Msg-ID")
-    exact = (other for other in same if other.payload.get("Msg-ID") == msg_id)
-    return next(exact, same[0] if same else None)
 
 
 def _made_by_worker(effect: Effect) -> bool:
@@ -241,9 +233,11 @@ def _nearest(
     for other in others:
         if other.exchange != effect.exchange or abs(other.at_ms - effect.at_ms) > tolerance_ms:
             continue
-        ids = {*dict(made_up_ids(effect.payload)), *dict(made_up_ids(other.payload))}
-        ignore = frozenset(ids - {"/Msg-ID"} if effect.exchange == "targeted" else ids)
-        changes = tuple(field_changes(effect.payload, other.payload, ignore=ignore))
+        changes = tuple(
+            change
+            for change in field_changes(effect.payload, other.payload)
+            if change.pointer not in effect.ignored
+        )
         if len(changes) <= MOST_FIELDS and (best is None or len(changes) < len(least)):
             best, least = other, changes
     return best, least

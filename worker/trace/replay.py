@@ -96,7 +96,7 @@ class Replay:
         self._fleet = Fleet(
             order=RecordedOrder(self._survey.records), latency=RecordedLatency(trace)
         )
-        self._matcher = Matcher(on_pair=self._paired)
+        self._matcher = Matcher(exact=self._survey.has_our_ids, on_pair=self._paired)
         times = [line.at_ms for line in _timed(trace)] or [trace.head.started_at_ms]
         self._start_ms, self._end_ms = min(times), max(times)
         self._inputs = 0
@@ -301,10 +301,11 @@ class Replay:
     # ---- what replay says -----------------------------------------------------------------------
 
     def _hear(self) -> None:
+        has_log = self._survey.has_log
         while said := self._fleet.take_said():
             for one in said:
                 effect = _effect_of(one)
-                if effect is not None:
+                if effect is not None and (has_log or effect.exchange != SLOT_LOG):
                     self._said.append(effect)
                     self._matcher.replayed(effect)
 
@@ -378,8 +379,6 @@ class Replay:
         if not effect.strict or self._is_old(effect):
             return False
         if effect.at_ms > self._end_ms - self._tolerance_ms:
-            return False
-        if effect.exchange == SLOT_LOG and not self._survey.has_log:
             return False
         died_ms = self._deaths.get(WorkerId(effect.worker))
         if died_ms is not None and effect.at_ms >= died_ms - DEATH_MS:

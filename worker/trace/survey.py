@@ -11,7 +11,9 @@ from typing import Final
 
 import orjson
 
+from worker import __version__
 from worker.engine.config import EngineConfig
+from worker.engine.live import session_made_id
 from worker.kapi.exchanges import Exchange
 from worker.kapi.nodes import SETTINGS
 from worker.parking.model import SessionId, WorkerId
@@ -24,6 +26,7 @@ Plain = Mapping[str, object]
 
 INBOX: Final = ".inbox."
 """A worker's inbox is ``<prefix>.inbox.<worker id>`` (run/topology.py)."""
+IDS_TRIED: Final = 64
 STAND_IN: Final = WorkerId("replay")
 STAND_IN_NODE: Final = "kzpark@replay"
 
@@ -54,6 +57,8 @@ class Survey:
     old_sessions: set[str] = field(default_factory=set)
     records: list[Record] = field(default_factory=list)
     has_log: bool = False
+    has_our_ids: bool = False
+    """The ids in it are those that workers of this version make up."""
 
     @property
     def nodes(self) -> dict[str, WorkerId]:
@@ -96,7 +101,28 @@ def survey(trace: Trace) -> Survey:
             case _:
                 pass
     _join_up(found, accepted, servers, adverts)
+    found.has_our_ids = _has_our_ids(trace, found.executes)
     return found
+
+
+def _has_our_ids(trace: Trace, executes: set[SessionId]) -> bool:
+    """Whether most commands quote ids that our sessions make up (they follow from the execute's),
+    and no worker in the trace says that it is of another version."""
+    ours = {
+        session_made_id(session, 0, number)
+        for session in executes
+        for number in range(1, IDS_TRIED + 1)
+    }
+    same = total = 0
+    for line in trace.lines:
+        if not isinstance(line, Message):
+            continue
+        if line.exchange == Exchange.CALLCTL:
+            total += 1
+            same += line.text("Msg-ID") in ours
+        elif SETTINGS in (line.payload or {}) and line.text("App-Version") != __version__:
+            return False
+    return 2 * same > total
 
 
 def _table(found: Survey, state: Plain) -> None:
