@@ -97,7 +97,7 @@ class Stream:
         self._on_append = on_append
 
     def add(self, delivery: Delivery) -> None:
-        if self._agenda.random.random() < HOLE:
+        if self.records and self._agenda.random.random() < HOLE:
             self.end += 1
         offset = self.end
         self.end += 1

@@ -9,6 +9,8 @@ Windows that are granted, and nothing else:
 - a released call is held by the switch until its result has travelled there (`SETTLE_MS`);
 - a result or park event may be said twice, or a park event not at all, when the worker that says it
   is killed, cut off or replaced between saying it and having the log close the session;
+- a worker that hears the log late acts, for so long, on what it knew (its lease bounds this);
+- a result that crosses a change of the call's id is dropped by Kazoo;
 - what was lost while the broker or a media server was away is found out by the next reconciliation.
 """
 
@@ -34,6 +36,7 @@ SETTLE_MS = 1_500
 """What follows from a record must have happened: a few messages there and back."""
 LOST_MS = 3_000
 """A live call whose session nobody has at work."""
+LISTENING_MS = 1_500
 RING_LATE_MS = 1_000
 SILENCE_MS = 5_000
 CUT_MS = 1_500
@@ -76,6 +79,7 @@ class Checker:
         self._truth = zone.truth
         self.violations: list[Violation] = []
         self._disturbed: list[tuple[int, int]] = []
+        self._late: list[tuple[int, int]] = []
         self._since: dict[tuple[str, ...], int] = {}
         self._seen: set[tuple[str, ...]] = set()
         self._talking_since: dict[str, int] = {}
@@ -83,7 +87,11 @@ class Checker:
         self._results: dict[str, list[tuple[int, str]]] = {}
         self._active = False
         self._log_end = -1
-        self._ringing: set[str] = set()
+        self._entered_ms: dict[str, int] = {}
+        self._replaced_ms: dict[str, int] = {}
+        self._knowers: dict[str, list[Process]] = {}
+        self._unheard: set[str] = set()
+        """Sessions whose result crossed a change of the call's id, or that died with all who knew."""
 
     # ---- saying so ------------------------------------------------------------------------------
 
@@ -103,20 +111,43 @@ class Checker:
                     names |= {stay.session, *stay.calls}
         return names
 
-    def disturb(self, for_ms: int) -> None:
-        """A fault begins; within ``for_ms`` the zone must have recovered."""
+    def disturb(self, for_ms: int, *, late: bool = False) -> None:
+        """A fault begins; within ``for_ms`` the zone must have recovered. ``late``: until then
+        somebody hears the log late."""
         now_ms = self._agenda.now_ms
         slack_ms = 4 * self._zone.weather.climate.worst_ms
         self._disturbed.append((now_ms, now_ms + for_ms + slack_ms))
+        if late:
+            self._late.append((now_ms, now_ms + for_ms + slack_ms))
 
-    def broker_stopped(self) -> None:
-        self._log_end = -1 if not self._truth.table.settled else self._log_end
+    def wiped(self) -> None:
+        """The log is about to vanish: remember who knows which session."""
+        self._knowers = {
+            flow.action_id: [
+                process
+                for process in self._zone.alive
+                if process.table.session(SessionId(flow.action_id)) is not None
+                or SessionId(flow.action_id) in process.engine._calls.live
+            ]
+            for flow, _ in self._live_flows()
+        }
+
+    def _excuse_unknown(self) -> None:
+        """A new log was settled: what nobody alive had known is lost, and rightly so."""
+        for session, knowers in self._knowers.items():
+            known = self._truth.table.is_known(SessionId(session))
+            if not known and not any(process.alive for process in knowers):
+                self._unheard.add(session)
+        self._knowers = {}
 
     def calm_ms(self, since_ms: int) -> int:
         """How much of the time since then was calm."""
+        return self._apart_from(self._disturbed, since_ms)
+
+    def _apart_from(self, spans: list[tuple[int, int]], since_ms: int) -> int:
         now_ms = self._agenda.now_ms
         calm, at_ms = 0, since_ms
-        for start_ms, end_ms in sorted(self._disturbed):
+        for start_ms, end_ms in sorted(spans):
             if start_ms > at_ms:
                 calm += min(start_ms, now_ms) - at_ms
             at_ms = max(at_ms, end_ms)
@@ -126,6 +157,19 @@ class Checker:
 
     def was_disturbed(self, from_ms: int, until_ms: int) -> bool:
         return any(start < until_ms and end > from_ms for start, end in self._disturbed)
+
+    def is_followed(self, call_id: str) -> bool:
+        """Whether whoever looks after the call has been listening to it for a while."""
+        now_ms = self._agenda.now_ms
+        flow = next((each for each in self._flows() if each.call_id == call_id), None)
+        entered_ms = -1 if flow is None else self._entered_ms.get(flow.action_id, now_ms)
+        return self.calm_ms(entered_ms) > LISTENING_MS and not self.was_disturbed(now_ms, now_ms + 1)
+
+    def replaced(self, call_id: str) -> None:
+        self._replaced_ms[call_id] = self._agenda.now_ms
+
+    def entered(self, session: str) -> None:
+        self._entered_ms[session] = self._agenda.now_ms
 
     def _lasts(self, *key: str, for_ms: int) -> bool:
         """Whether the condition named by ``key`` has held for so much calm time. To be asked at
@@ -147,7 +191,8 @@ class Checker:
         """Flows that wait for a result, with their living channel."""
         for flow in self._flows():
             channel = None if flow.ended else self._channel(flow.call_id)
-            if channel is not None and (flow.accepted or flow.action_id in self._truth.opened):
+            known = flow.accepted or flow.action_id in self._truth.opened
+            if channel is not None and known and flow.action_id not in self._unheard:
                 yield flow, channel
 
     def begin(self) -> None:
@@ -160,6 +205,8 @@ class Checker:
         if not self._active:
             return
         self._seen.clear()
+        if self._knowers and self._truth.table.settled:
+            self._excuse_unknown()
         self._look_at_calls()
         self._look_at_rings()
         self._look_at_sessions()
@@ -197,10 +244,19 @@ class Checker:
                     if stay.calls[-1] == call_id:
                         stay.ring_ended_ms = self._agenda.now_ms
         elif direction == "in" and dropped:
+            if name == "action.result" and "for call" in dropped:
+                self._misdirected(str(payload["Msg-ID"]), call_id)
             self._zone.tell(
                 "switch", f"{call_id}: drops {payload.get('Application-Name', name)}: {dropped}",
                 {call_id},
             )
+
+    def _misdirected(self, session: str, call_id: str) -> None:
+        """A result with the wrong call id is lost. Granted only when the id has just changed."""
+        self._unheard.add(session)
+        replaced_ms = self._replaced_ms.get(call_id, 0)
+        if self._agenda.now_ms - replaced_ms > 2 * self._zone.weather.climate.worst_ms + 100:
+            self.violated("result", f"result of {session} for the old id {call_id}", {session})
 
     # ---- messages of workers, as they reach the broker ------------------------------------------
 
@@ -252,13 +308,15 @@ class Checker:
     def _not_cut(self, who: str, flow: Flow, what: str) -> None:
         """Nobody interrupts a conversation that has stood for a while."""
         since_ms = self._talking_since.get(flow.call_id)
+        channel = self._channel(flow.call_id)
         slow_ms = 2 * self._zone.weather.climate.worst_ms
-        if since_ms is not None and self._agenda.now_ms - since_ms > CUT_MS + slow_ms:
-            if flow.ended:
-                return
+        if since_ms is None or flow.ended or channel is None:
+            return
+        if self._apart_from(self._late, since_ms) > CUT_MS + slow_ms:
             self.violated(
-                "conversation", f"{who} sends {what} into the conversation of {flow.call_id}",
-                {flow.call_id},
+                "conversation",
+                f"{who} sends {what} into the conversation of {flow.call_id}",
+                {flow.call_id, channel.other_leg},
             )
 
     def _resulted(self, who: str, session: str, payload: Mapping[str, object]) -> None:
@@ -307,7 +365,8 @@ class Checker:
         if not self._truth.table.settled or payload.get("Event-Name") != "dialog_update":
             return
         for stay in self._truth.current.values():
-            if call_id == stay.calls[-1]:
+            same = payload.get("From-User") == stay.entry.presence_user
+            if same and call_id == stay.calls[-1]:
                 owner = self._truth.owner(stay.session)
                 if owner != who:
                     self.violated("lamp", f"{who} lights {call_id} of {owner}", {call_id})

@@ -93,6 +93,7 @@ class People:
         flows: list[Flow] = []
         self._kazoo.do(lambda core: flows.append(core.place(plan)))
         flow = flows[0]
+        self._zone.checker.entered(flow.action_id)
         how = f"replaces {plan.replaces}" if plan.replaces else ""
         by = f"by {plan.transferred_by.id}" if plan.transferred_by else ""
         self._tell(
@@ -218,6 +219,7 @@ class People:
         channel = core.channels.by_id[call_id]
         other = channel.other_leg
         channel.leg_ended = False
+        channel.other_leg = core.channels.by_id[other].other_leg = ""
         self.park_blind(call_id=call_id)
         self._hang_up(other)
 
@@ -247,11 +249,13 @@ class People:
             self._kazoo.do(lambda core: core.vanish(call_id))
 
     def replace_call(self) -> None:
+        """Not in the moments in which nobody listens: a new id that nobody heard of is lost."""
         call_id = self._some()
-        if call_id is not None:
+        if call_id is not None and self._zone.checker.is_followed(call_id):
             new = self._call_id()
             self._tell(f"{call_id} is {new} now", call_id, new)
             direct = self._random.random() < 0.5
+            self._zone.checker.replaced(call_id)
             self._kazoo.do(lambda core: core.replace_call(call_id, new, direct=direct))
 
     def end_application(self) -> None:
@@ -308,7 +312,7 @@ class People:
     def _disturb(self, fault: str, for_ms: int) -> None:
         counts = self._zone.counts.faults
         counts[fault] = counts.get(fault, 0) + 1
-        self._zone.checker.disturb(for_ms)
+        self._zone.checker.disturb(for_ms, late=fault in ("lag", "stall"))
 
     def _victim(self) -> str | None:
         running = [process.name for process in self._zone.processes if process.running]
@@ -390,10 +394,10 @@ class People:
         for_ms = self._random.randint(100, 3_000)
         zone.tell("broker", f"{'is wiped' if wipe else 'stops'}, away for {for_ms} ms", set())
         self._disturb("wipe" if wipe else "broker", for_ms + 15_000)
-        zone.broker.stop(wipe=wipe)
         if wipe:
+            zone.checker.wiped()
             zone.truth.wiped()
-        zone.checker.broker_stopped()
+        zone.broker.stop(wipe=wipe)
 
         def back() -> None:
             zone.tell("broker", "is back", set())
@@ -438,7 +442,11 @@ class People:
     # ---- the end --------------------------------------------------------------------------------
 
     def calm_down(self) -> None:
-        """No more faults; phones and calls go on by themselves."""
+        """No more faults, enough workers; phones and calls go on by themselves."""
+        zone = self._zone
+        while len(zone.alive) < zone.weather.workers:
+            zone.start_worker()
+        zone.checker.disturb(RECOVERY_MS)
 
     def hang_up_all(self) -> None:
         self._zone.tell("people", "everybody hangs up", set())

@@ -95,7 +95,10 @@ class Zone:
         self.counts = Counts()
         self.processes: list[Process] = []
         self.broker = Broker(self.agenda, self.weather.climate)
-        plan = SwitchPlan(transcript_limit=None, timing=SwitchTiming(play_ms=300, say_ms=300))
+        # A redirected call comes back only after everything about its first visit has been said.
+        redirect_ms = 30 + 2 * self.weather.climate.worst_ms
+        timing = SwitchTiming(play_ms=300, say_ms=300, redirect_ms=redirect_ms)
+        plan = SwitchPlan(transcript_limit=None, timing=timing)
         self.kazoo = Kazoo(self.broker, self.weather.climate, plan)
         self.kazoo.advertises = self.weather.advertises
         if self.weather.kazoo_late:
@@ -105,10 +108,8 @@ class Zone:
         self.broker.on_append = self._appended
         self.broker.on_route = self._routed
         self.kazoo.after_step = self.checker.switch_stepped
-        timing = Timing()
-        if self.weather.quick_snapshots:
-            timing = Timing(snapshot_ms=4_000)
-        self.habits = Habits(timing=timing)
+        snapshot_ms = 4_000 if self.weather.quick_snapshots else 60_000
+        self.habits = Habits(timing=Timing(snapshot_ms=snapshot_ms))
         self._names = 0
 
     # ---- telling --------------------------------------------------------------------------------
