@@ -125,7 +125,7 @@ class Ledger:
     def _claim_decided(self, change: ClaimDecided, now_ms: int) -> None:
         previous, entry = change.previous, change.entry
         if change.outcome is ClaimOutcome.COMPLETED and previous is not None:
-            if not previous.reserved:
+            if not previous.reserved and (entry is None or previous.call_id != entry.call_id):
                 self._darken(previous, now_ms)
             self._calls.tell(previous.session, e.ReservationCompleted(), now_ms)
         if entry is not None and not entry.reserved:

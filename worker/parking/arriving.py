@@ -12,7 +12,7 @@ from worker.parking import events as e
 from worker.parking import holding, reserving, retrieving, visiting
 from worker.parking.call import Arrival
 from worker.parking.changes import ClaimDecided, ClaimOutcome
-from worker.parking.model import Action, ReleaseReason
+from worker.parking.model import Action, ReleaseReason, SlotEntry
 from worker.parking.node import over_max
 from worker.parking.session import RECHECK_MS, Check, Session, State, Timer
 
@@ -78,17 +78,25 @@ def ask_for_slot(s: Session, now_ms: int) -> None:
     if entry.reserved and s.call.authorizing_type == "device":
         # The leg that reserves is the parker's own: it is who will be rung (contract §14).
         entry = replace(entry, parker_device=s.call.authorizing_id)
+    replaces, suspect = s.call.replaces, s.target
+    if suspect is not None and _is_ours(s, suspect):
+        replaces, suspect = (*replaces, s.call_id), None
     s.emit(
         do.ClaimSlot(
             entry=entry,
             attempt=s.attempt,
             max_slot=s.node.max_slot,
-            replaces=s.call.replaces,
-            evict=None if s.target is None else s.target.session,
-            evict_call=None if s.target is None else s.target.call_id,
+            replaces=replaces,
+            evict=None if suspect is None else suspect.session,
+            evict_call=None if suspect is None else suspect.call_id,
             lamps=s.lamps_by_slot(),
         )
     )
+
+
+def _is_ours(s: Session, holder: SlotEntry) -> bool:
+    """The same call is parked there by an older action: it stays, under this session."""
+    return holder.call_id == s.call_id and not (holder.reserved or s.reserves)
 
 
 # ---- an execute that waited ---------------------------------------------------------------------
