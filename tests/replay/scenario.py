@@ -412,25 +412,23 @@ def _about_schemas(stage: Stage) -> Iterator[str]:
 
 def _about_replies(stage: Stage) -> Iterator[str]:
     """Accepted first, one result, and not a word to the call after it (contract §2.8)."""
-    over: set[str] = set()
     accepted: set[str] = set()
     results: Counter[str] = Counter()
     for one in stage.heard_all:
-        name, msg_id = one.op.payload["Event-Name"], str(one.op.payload["Msg-ID"])
+        name, session = one.op.payload["Event-Name"], str(one.op.session)
+        if name in {"action.accepted", "action.result"}:
+            if session != one.op.payload["Msg-ID"] or session not in stage.executes:
+                yield f"{one.text} answers nobody: {session}"
         if name == "action.accepted":
-            over.discard(one.call)
-            accepted.add(one.call)
+            accepted.add(session)
         elif name == "action.result":
-            over.add(one.call)
-            results[msg_id] += 1
-            if msg_id not in stage.executes:
-                yield f"{one.text} answers nobody: {msg_id}"
+            results[session] += 1
         elif name == "command":
-            if one.call in over:
+            if session in results:
                 yield f"{one.text} after the result"
-            if one.call not in accepted:
+            if session not in accepted:
                 yield f"{one.text} before accepted"
-    yield from (f"{count} results for {msg_id}" for msg_id, count in results.items() if count > 1)
+    yield from (f"{count} results for {session}" for session, count in results.items() if count > 1)
 
 
 def _about_lamps(stage: Stage) -> Iterator[str]:
