@@ -416,9 +416,9 @@ def _about_replies(stage: Stage) -> Iterator[str]:
     results: Counter[str] = Counter()
     for one in stage.heard_all:
         name, session = one.op.payload["Event-Name"], str(one.op.session)
-        if name in {"action.accepted", "action.result"}:
-            if session != one.op.payload["Msg-ID"] or session not in stage.executes:
-                yield f"{one.text} answers nobody: {session}"
+        asked = session in stage.executes and session == one.op.payload["Msg-ID"]
+        if name in {"action.accepted", "action.result"} and not asked:
+            yield f"{one.text} answers nobody: {session}"
         if name == "action.accepted":
             accepted.add(session)
         elif name == "action.result":
