@@ -78,7 +78,7 @@ def within_call(**fields: Any) -> Callable[[Payload], Payload]:
 
 BODIES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "not JSON"),
-    "not JSON": (b"{\"Event-Category\": ", "not JSON"),
+    "not JSON": (b'{"Event-Category": ', "not JSON"),
     "XML": (b"<?xml version='1.0'?><a/>", "not JSON"),
     "an array": (b"[]", "an array"),
     "an array of executes": (b'[{"Event-Name":"action.execute"}]', "an array"),
@@ -228,9 +228,7 @@ def test_a_call_event_with_fields_of_the_wrong_type_goes_to_the_dead_letters(
 def raw_publish(url: str, exchange: str, key: str, body: bytes, **properties: Any) -> None:
     """With any property pika can be made to send."""
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
-        connection.channel().basic_publish(
-            exchange, key, body, pika.BasicProperties(**properties)
-        )
+        connection.channel().basic_publish(exchange, key, body, pika.BasicProperties(**properties))
 
 
 HOSTILE: dict[str, dict[str, Any]] = {
@@ -284,6 +282,9 @@ def test_properties_of_any_kind_cost_neither_the_message_nor_the_connection(
     assert running.dead_letters() == []
 
 
+NO_UTF8 = b"\xff\xfe\xc3(\x80\xf8!"
+
+
 def test_bad_text_in_properties_costs_nobody_else_anything(
     peer: SteadyPeer, running: Zone, parked: PeerCall, scene: Scene
 ) -> None:
@@ -291,12 +292,8 @@ def test_bad_text_in_properties_costs_nobody_else_anything(
     with pika.BlockingConnection(pika.URLParameters(running.url)) as connection:
         channel = connection.channel()
         properties = pika.BasicProperties(content_type="@@BAD@@", app_id="@@BAD@@")
-        encode_properties = properties.encode
-
-        def spoiled() -> list[bytes]:
-            return [piece.replace(b"@@BAD@@", b"\xff\xfe\xc3(\x80\xf8!") for piece in encode_properties()]
-
-        properties.encode = spoiled
+        pieces = [piece.replace(b"@@BAD@@", NO_UTF8) for piece in properties.encode()]
+        properties.encode = lambda: pieces
         for exchange, routing_key in (
             ("kapps", "callflow.action.park"),
             ("callevt", f"call.CHANNEL_X.{encode(parked.call_id)}"),

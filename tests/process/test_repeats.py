@@ -64,9 +64,7 @@ def test_repeats_at_other_workers_are_ignored_while_parked_and_after(
     assert_unmoved(peer, call)
     seen_by = {line["session"] for line in zone.logged("execute repeated")}
     assert seen_by == {call.action_id}
-    refusers = [
-        name for name, worker in zone.workers.items() if worker.events("execute repeated")
-    ]
+    refusers = [name for name, worker in zone.workers.items() if worker.events("execute repeated")]
     assert len(refusers) == 3, refusers
     call.hang_up()
     call.wait_result(STOP)
@@ -96,9 +94,7 @@ def test_a_repeat_after_a_restart_is_ignored(peer: SteadyPeer, zone: Zone, scene
     )
 
 
-def test_two_copies_at_once_park_one_call_once(
-    peer: SteadyPeer, zone: Zone, scene: Scene
-) -> None:
+def test_two_copies_at_once_park_one_call_once(peer: SteadyPeer, zone: Zone, scene: Scene) -> None:
     """The copies go to two workers in the same moment: the log decides for one."""
     zone.start("w1", "w2")
     calls = [scene.make(f"p{number}", f"3{100 + number}", blind=True) for number in range(10)]

@@ -21,9 +21,7 @@ from tests.process.zone import (
 RING_MS = 6_000
 
 
-def test_a_killed_worker_goes_on_where_it_was(
-    peer: SteadyPeer, zone: Zone, scene: Scene
-) -> None:
+def test_a_killed_worker_goes_on_where_it_was(peer: SteadyPeer, zone: Zone, scene: Scene) -> None:
     """Two calls parked, kill -9, one execute waits in the queue; after the restart the one is
     retrieved, the other's parker is rung on time, and the one that waited is parked."""
     zone.start("w1")
@@ -73,8 +71,10 @@ def test_what_happened_while_nobody_lived_is_found_out(
 ) -> None:
     """A parkee hung up, another was picked up by somebody else: no event told of it."""
     zone.start("w1")
-    left, taken, kept = (scene.parked(slot, name) for slot, name in (
-        ("101", "left"), ("102", "taken"), ("103", "kept")))
+    left, taken, kept = (
+        scene.parked(slot, name)
+        for slot, name in (("101", "left"), ("102", "taken"), ("103", "kept"))
+    )
     zone.kill("w1")
     left.status = "terminated"
     taken.other_leg = "stranger@10.0.0.4"
@@ -106,9 +106,7 @@ def test_a_switch_that_does_not_answer_after_the_restart_costs_nobody_the_slot(
     assert_retrieved(call, scene.retrieve("101"))
 
 
-def test_a_reservation_survives_the_restart(
-    peer: SteadyPeer, zone: Zone, scene: Scene
-) -> None:
+def test_a_reservation_survives_the_restart(peer: SteadyPeer, zone: Zone, scene: Scene) -> None:
     """The parker's second leg heard the number, the worker dies, then the transfer comes."""
     zone.start("w1")
     data = {"action": "auto", "default_ringback_timeout": 60_000}

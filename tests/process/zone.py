@@ -177,16 +177,21 @@ class Zone:
 
     def _delete_queues(self) -> None:
         """Otherwise the next zone's executes would pile up in this one's work queue."""
-        with contextlib.suppress(pika.exceptions.AMQPError, OSError):
-            with pika.BlockingConnection(pika.URLParameters(self.url.split(",")[0])) as connection:
-                channel = connection.channel()
-                for name in QUEUES:
-                    channel.queue_delete(f"{self.prefix}.{name}")
+        with (
+            contextlib.suppress(pika.exceptions.AMQPError, OSError),
+            self._connection() as connection,
+        ):
+            channel = connection.channel()
+            for name in QUEUES:
+                channel.queue_delete(f"{self.prefix}.{name}")
+
+    def _connection(self) -> pika.BlockingConnection:
+        return pika.BlockingConnection(pika.URLParameters(self.url.split(",")[0]))
 
     def dead_letters(self) -> list[tuple[dict[str, str], bytes]]:
         """Headers and body of every message in the dead-letter queue, which is emptied."""
-        found = []
-        with pika.BlockingConnection(pika.URLParameters(self.url.split(",")[0])) as connection:
+        found: list[tuple[dict[str, str], bytes]] = []
+        with self._connection() as connection:
             channel = connection.channel()
             while True:
                 method, properties, body = channel.basic_get(f"{self.prefix}.dead", auto_ack=True)
@@ -259,10 +264,13 @@ class Scene:
         fields.setdefault("realm", self.realm)
         return PeerCall(name=f"{name}-{self.name}", number=number, **fields)
 
-    def park(self, slot: str, name: str = "p", *, ring_ms: int = LONG_MS, **fields: Any) -> PeerCall:
+    def park(
+        self, slot: str, name: str = "p", *, ring_ms: int = LONG_MS, **fields: Any
+    ) -> PeerCall:
         """A blind transfer into ``slot`` reaches its node now."""
         data = {"action": "park", "slot": slot, "default_ringback_timeout": ring_ms}
-        call = self.make(name, f"3{slot}", blind=True, **{"data": data, **fields})
+        fields = {"data": data, "capture_group": slot, **fields}
+        call = self.make(name, f"3{slot}", blind=True, **fields)
         self.peer.execute(call)
         return call
 
