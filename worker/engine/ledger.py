@@ -6,6 +6,7 @@ The table has decided before the ledger hears of it; here every decision finds w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import orjson
 
@@ -35,7 +36,7 @@ from worker.parking.changes import (
 )
 from worker.parking.model import AccountId, ReleaseReason, SessionId, SlotEntry, WorkerId
 from worker.parking.node import parse_node
-from worker.parking.session import Rules, Session
+from worker.parking.session import Rules, Session, State
 from worker.parking.slot_rows import SessionRow
 from worker.parking.slots import SlotTable
 
@@ -200,6 +201,9 @@ class Ledger:
         live = LiveSession(fresh, facts="", generation=row.generation, opened=True)
         self._calls.add(live)
         self._log("session adopted", session=session, call_id=fresh.call_id)
+        if fresh.freed is not None and fresh.state is State.RELEASING:
+            # Its last owner died before it could say so.
+            self._lamps.darken(replace(fresh.freed.entry, call_id=fresh.call_id), now_ms)
         self._calls.tell(session, e.Resumed(adopted=True), now_ms)
 
 

@@ -157,6 +157,8 @@ def follow_new_id(s: Session, event: e.ChannelReplaced, _now_ms: int) -> None:
     if s.entry is not None:
         s.emit(do.SwapCall(slot=s.entry.slot, old_call_id=old, new_call_id=s.call_id))
         s.entry = replace(s.entry, call_id=s.call_id)
+    if s.state not in (State.RELEASING, State.INTERCEPTED, State.LEAVING):
+        s.emit(do.Save())  # a successor must not look for the old id
     if s.checks:
         s.emit(do.AskLiveness(call_id=s.call_id))
 
