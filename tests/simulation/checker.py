@@ -89,6 +89,7 @@ class Checker:
         self._log_end = -1
         self._entered_ms: dict[str, int] = {}
         self._replaced_ms: dict[str, int] = {}
+        self._lost_calls: set[str] = set()
         self._knowers: dict[str, list[Process]] = {}
         self._unheard: set[str] = set()
         """Sessions whose result crossed a change of the call's id, or that died with all who knew."""
@@ -138,6 +139,7 @@ class Checker:
             known = self._truth.table.is_known(SessionId(session))
             if not known and not any(process.alive for process in knowers):
                 self._unheard.add(session)
+                self._lost_calls |= self._related({session})
         self._knowers = {}
 
     def calm_ms(self, since_ms: int) -> int:
@@ -230,7 +232,7 @@ class Checker:
         for stay in self._truth.current.values():
             if stay.first_hold_ms is None and not stay.reserved:
                 held = channels.get(stay.calls[-1])
-                if held is not None and held.running is not None and held.running.name == "hold":
+                if held is not None and held.running is not None and held.running.name in ("hold", "park"):
                     stay.first_hold_ms = now_ms
 
     def _hear(
@@ -482,6 +484,8 @@ class Checker:
             if place not in lit and self._lasts("dark", *place, for_ms=for_ms):
                 self.violated("lamp", f"{place} is dark", {stay.session, place[1]})
         for place in lit:
+            if place[1] in self._lost_calls:
+                continue
             if place not in wanted and self._lasts("lit", *place, for_ms=for_ms):
                 self.violated("lamp", f"{place} is lit for nobody", {place[1]})
 
