@@ -31,6 +31,7 @@ from worker.parking.changes import (
     ClaimDecided,
     ClaimOutcome,
     Released,
+    ReleaseRefused,
     RetrieveDecided,
     RetrieveOutcome,
     SessionMoved,
@@ -46,6 +47,7 @@ from worker.parking.model import (
     WorkerId,
 )
 from worker.parking.records import Claim, Close, Record, Release, Retrieve
+from worker.parking.slot_rows import SessionRow
 from worker.parking.slots import SlotTable
 from worker.replica.follower import Replica
 from worker.run.clock import Clock
@@ -67,6 +69,19 @@ class Load:
     calls: int
     rate: float
     """Operations begun per second."""
+    sabotage: bool
+
+
+class WrongTable(SlotTable):
+    """Gives a slot away a second time now and then: the checker must notice (test_runs)."""
+
+    def _place(
+        self, record: Claim, row: SessionRow
+    ) -> tuple[ClaimOutcome, SlotEntry | None, SlotEntry | None]:
+        outcome, entry, previous = super()._place(record, row)
+        if outcome is ClaimOutcome.OCCUPIED and self.offset % 5 == 0:
+            return ClaimOutcome.WON, record.entry, None
+        return outcome, entry, previous
 
 
 class Client:
@@ -77,7 +92,7 @@ class Client:
         self.recorder = recorder
         self.worker = WorkerId(secrets.token_hex(6))
         self.random = random.Random(self.worker)
-        self.table = SlotTable(loads=orjson.loads)
+        self.table = (WrongTable if load.sabotage else SlotTable)(loads=orjson.loads)
         self.replica = Replica(
             table=self.table,
             worker=self.worker,
@@ -118,10 +133,9 @@ class Client:
                 case RetrieveDecided():
                     self.answer("retrieve", change.session, change.attempt, change)
                 case Released():
-                    self.answer("release", change.entry.session, 0, change)
-                    waiting = self.freed.get(change.entry.session)
-                    if waiting is not None and not waiting.done():
-                        waiting.set_result(None)
+                    self.let_go(change.entry.session)
+                case ReleaseRefused():
+                    self.let_go(change.holder)
                 case SessionMoved() | SessionOpened() if change.owner == self.worker:
                     self.adopt(change.session)
                 case SessionMoved():
@@ -130,6 +144,11 @@ class Client:
                         task.cancel()
                 case _:
                     pass
+
+    def let_go(self, session: SessionId) -> None:
+        waiting = self.freed.get(session)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
 
     def answer(self, kind: str, session: SessionId, attempt: int, change: Change) -> None:
         future = self.waiting.pop((kind, session, attempt), None)
@@ -353,10 +372,11 @@ class Client:
         connecting = self.spawn(self.connect_forever())
         callers = [self.spawn(self.caller()) for _ in range(self.load.calls)]
         orders = self.spawn(self.orders())
-        connecting.add_done_callback(lambda _: self.stopping.set())
         finished = asyncio.gather(*callers)
-        ended: set[asyncio.Future[Any]] = {finished, orders}
+        ended: set[asyncio.Future[Any]] = {finished, orders, connecting}
         await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+        if connecting.done():
+            connecting.result()  # only ever a bug
         say(f"progress {self.begun}")
         say("done")
         await self.stopping.wait()
@@ -372,8 +392,6 @@ def outcome_of(change: Change) -> tuple[str, str]:
     match change:
         case ClaimDecided() | RetrieveDecided():
             return change.outcome.value, change.entry.slot if change.entry else ""
-        case Released():
-            return "released", change.entry.slot
         case _:
             return "", ""
 
@@ -390,6 +408,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=50)
     parser.add_argument("--calls", type=int, default=20)
     parser.add_argument("--rate", type=float, default=150.0)
+    parser.add_argument("--sabotage", action="store_true")
     parser.add_argument("--history", type=Path, required=True)
     given = parser.parse_args()
     load = Load(
@@ -399,6 +418,7 @@ def main() -> None:
         slots=given.slots,
         calls=given.calls,
         rate=given.rate,
+        sabotage=given.sabotage,
     )
     uvloop.run(Client(load, Recorder(given.history)).run())
 

@@ -47,6 +47,8 @@ class Plan:
     """Operations per second and worker, at most."""
     faults: tuple[str, ...] = ()
     patience_s: float = 600.0
+    sabotage: bool = False
+    """Every process decides wrongly now and then."""
 
 
 class Process:
@@ -71,6 +73,7 @@ class Process:
                 f"--calls={plan.calls}",
                 f"--rate={plan.rate}",
                 f"--history={history}",
+                *(["--sabotage"] if plan.sabotage else []),
             ],
             cwd=ROOT,
             stdin=subprocess.PIPE,
@@ -232,6 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--faults", nargs="*", default=[])
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything started is ended
     plan = Plan(
         workers=given.workers,
         operations=given.operations,

@@ -30,6 +30,17 @@ def test_three_workers_with_a_kill_and_a_disconnect(amqp_url: str, tmp_path: Pat
     assert report.counts["parks"] > 100
 
 
+@pytest.mark.timeout(120)
+def test_a_table_that_gives_slots_away_twice_is_caught(amqp_url: str, tmp_path: Path) -> None:
+    """All replicas are wrong alike, so only the order of the log can tell."""
+    plan = Plan(operations=400, slots=10, rate=150, patience_s=60, sabotage=True)
+    with fresh_vhost(amqp_url) as url:
+        report = Run(plan=plan, url=url, folder=tmp_path).go()
+    rules = {violation.rule for violation in report.violations}
+    assert {"order", "overlap"} <= rules
+    assert "replica" not in rules
+
+
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
 def test_twenty_thousand_operations_with_every_fault(tmp_path: Path) -> None:
