@@ -51,6 +51,8 @@ class Difference:
     recorded_at_ms: int | None = None
     replayed_at_ms: int | None = None
     fields: tuple[FieldChange, ...] = ()
+    reason: str = ""
+    """Why replay says it, where it tells: of lamps."""
 
     def __str__(self) -> str:
         where = f" (line {self.line})" if self.line else ""

@@ -47,6 +47,8 @@ class Effect:
     strict: bool = True
     """Whether it is a difference when only one side has it."""
     worker: str = ""
+    reason: str = ""
+    """Why a lamp was set, when the worker is ours."""
 
     @property
     def is_direct(self) -> bool:

@@ -108,6 +108,14 @@ class Matcher:
             twin = same[0]
         return twin
 
+    def sides(self) -> tuple[list[Effect], list[Effect]]:
+        """Everything recorded, everything replayed."""
+        channels = self._channels.values()
+        return (
+            [effect for channel in channels for effect in channel.recorded],
+            [effect for channel in channels for effect in channel.replayed],
+        )
+
     # ---- what is left ---------------------------------------------------------------------------
 
     def free_recorded(self) -> list[Effect]:
@@ -266,6 +274,7 @@ def difference(
         recorded_at_ms=None if recorded is None else recorded.at_ms - start_ms,
         replayed_at_ms=None if replayed is None else replayed.at_ms - start_ms,
         fields=fields,
+        reason="" if replayed is None else replayed.reason,
     )
 
 
