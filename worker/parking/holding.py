@@ -11,7 +11,7 @@ from worker.parking import effects as do
 from worker.parking import events as e
 from worker.parking import ringing
 from worker.parking.changes import Released, ReleaseRefused
-from worker.parking.model import ReleaseReason
+from worker.parking.model import ReleaseReason, SlotId
 from worker.parking.session import RECHECK_MS, RELEASE_AGAIN_MS, Check, Session, State, Timer
 
 VERIFY_HOLD_MS = 500
@@ -349,23 +349,29 @@ def released(s: Session, event: Released, now_ms: int) -> None:
     s.entry = None
     match event.reason:
         case ReleaseReason.ANSWERED:
-            s.emit(do.Announce(event=do.ParkEvent.RETRIEVED, slot=slot))
+            announce(s, do.ParkEvent.RETRIEVED, slot)
             ringing.talk(s, now_ms)
             return
         case ReleaseReason.INTERCEPTED:
-            s.emit(do.Announce(event=do.ParkEvent.RETRIEVED, slot=slot))
+            announce(s, do.ParkEvent.RETRIEVED, slot)
             s.finish(do.Verdict.TRANSFER)
         case ReleaseReason.ABANDONED:
-            s.emit(do.Announce(event=do.ParkEvent.ABANDONED, slot=slot))
+            announce(s, do.ParkEvent.ABANDONED, slot)
             s.finish(do.Verdict.STOP)
         case ReleaseReason.BRANCHED:
-            s.emit(do.Announce(event=do.ParkEvent.ABANDONED, slot=slot))
+            announce(s, do.ParkEvent.ABANDONED, slot)
             s.finish(do.Verdict.CONTINUE, slot)
         case ReleaseReason.WITHDRAWN:
             s.finish(do.Verdict.CONTINUE)
         case _:
             pass
     s.end()
+
+
+def announce(s: Session, event: do.ParkEvent, slot: SlotId) -> None:
+    """Tell the end of an episode whose beginning was told."""
+    if s.announced:
+        s.emit(do.Announce(event=event, slot=slot))
 
 
 def release_refused(s: Session, event: ReleaseRefused, _now_ms: int) -> None:
