@@ -299,9 +299,7 @@ class SlotRules(SlotView):
         return [*changes, SessionClosed(session=row.session)]
 
 
-def _settled_entry(
-    wanted: SlotEntry, slot: SlotId, lamps: tuple[SlotLamp, ...] = ()
-) -> SlotEntry:
+def _settled_entry(wanted: SlotEntry, slot: SlotId, lamps: tuple[SlotLamp, ...] = ()) -> SlotEntry:
     """The entry as stored: its slot decided, and with it the lamp."""
     user, kind = wanted.presence_user.replace("{slot}", slot), wanted.presence_type
     for lamp in lamps:
