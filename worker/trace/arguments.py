@@ -14,6 +14,7 @@ def add_commands(commands: Commands) -> None:
     """Add the three commands to the program's."""
     _add_record(commands)
     _add_replay(commands)
+    _add_shadow(commands)
 
 
 def _add_record(commands: Commands) -> None:
@@ -57,6 +58,52 @@ def _add_replay(commands: Commands) -> None:
     )
     _add_settings(replay)
     replay.set_defaults(command=_replay)
+
+
+def _add_shadow(commands: Commands) -> None:
+    shadow = commands.add_parser(
+        "shadow",
+        help="compare with what Kazoo's own park module does",
+        description="Watch a cluster in which Kazoo's own module parks, predict what this worker "
+        "would do with the same events, and report disagreements. Publishes nothing. Exit 0 when "
+        "docs/compatibility.md explains every disagreement, else 1.",
+    )
+    shadow.add_argument(
+        "--callflows",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="callflow documents (a file or folder): the nodes' data is not on the wire",
+    )
+    shadow.add_argument(
+        "--golden",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="recordings of the platform's module instead of a live broker",
+    )
+    shadow.add_argument(
+        "--from",
+        dest="traces",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="TRACE",
+        help="traces of `record --routes` instead of a live broker",
+    )
+    shadow.add_argument("--seconds", type=_positive, metavar="N", help="end after so long")
+    shadow.add_argument("--format", choices=("text", "json"), default="text")
+    shadow.add_argument("--compat", choices=("fixed", "strict"), help="predict in this mode")
+    shadow.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the prediction, such as ringback_timeout_ms=5000",
+    )
+    shadow.set_defaults(command=_shadow)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -129,3 +176,18 @@ def settings_of(arguments: argparse.Namespace) -> tuple[str, ...]:
     """The ``NAME=VALUE`` pairs, --compat among them."""
     compat = [f"compat={arguments.compat}"] if arguments.compat else []
     return (*arguments.set, *compat)
+
+
+def _shadow(arguments: argparse.Namespace) -> int:
+    from worker.settings import read_settings
+    from worker.trace.commands import ShadowOptions, run_shadow
+
+    options = ShadowOptions(
+        callflows=tuple(arguments.callflows),
+        recordings=tuple(arguments.golden),
+        traces=tuple(arguments.traces),
+        settings=settings_of(arguments),
+        seconds=arguments.seconds,
+        as_json=arguments.format == "json",
+    )
+    return run_shadow(read_settings, options)

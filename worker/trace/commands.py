@@ -7,16 +7,20 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from worker.errors import BrokerError, UsageError
 from worker.settings import Settings
-from worker.trace.config_plain import parse_overrides, settings_to_plain
-from worker.trace.lines import read_trace
+from worker.trace.config_plain import merged, parse_overrides, settings_to_plain
+from worker.trace.lines import Message, read_trace
 from worker.trace.tap import Filters
+
+if TYPE_CHECKING:
+    from worker.trace.callflows import Callflows
+    from worker.trace.shadow_report import ShadowReport
 
 EXIT_DIFFERENT = 1
 
@@ -137,3 +141,73 @@ def run_replay(options: ReplayOptions) -> int:
                 update_trace(path, trace, result, overrides)
             different = different or bool(result.differences)
     return EXIT_DIFFERENT if different and not options.update else 0
+
+
+# ---- shadow -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowOptions:
+    """What `shadow` was asked for."""
+
+    callflows: tuple[Path, ...] = ()
+    recordings: tuple[Path, ...] = ()
+    traces: tuple[Path, ...] = ()
+    settings: tuple[str, ...] = ()
+    seconds: float | None = None
+    as_json: bool = False
+
+
+def run_shadow(read: Callable[[], Settings], options: ShadowOptions) -> int:
+    """0 no unexplained disagreement, 1 some. Raises BrokerError (live), UsageError.
+
+    ``read`` reads the settings, which only a live broker needs."""
+    from worker.trace.callflows import read_callflows
+    from worker.trace.recordings import read_recording
+    from worker.trace.shadow import Shadow
+    from worker.trace.shadow_report import ShadowReport
+
+    callflows = read_callflows(options.callflows)
+    overrides = parse_overrides(list(options.settings))
+    report = ShadowReport(as_json=options.as_json)
+    if not options.recordings and not options.traces:
+        return asyncio.run(_shadow(read(), callflows, overrides, report, options.seconds))
+    for path in options.recordings:
+        recording = read_recording(path)
+        result = Shadow(callflows, overrides).run(recording.messages, recording.outcomes)
+        report.whole(str(path), result)
+    for path in options.traces:
+        trace = read_trace(path)
+        messages = [line for line in trace.lines if isinstance(line, Message)]
+        settings = merged(trace.head.settings, overrides)
+        report.whole(str(path), Shadow(callflows, settings).run(messages))
+    return EXIT_DIFFERENT if report.unexplained else 0
+
+
+async def _shadow(
+    settings: Settings,
+    callflows: Callflows,
+    overrides: dict[str, object],
+    report: ShadowReport,
+    seconds: float | None,
+) -> int:
+    from worker.broker.rabbit import open_link
+    from worker.trace.shadow_live import watch
+
+    stop = stopped_by_signals()
+    link = await open_link(",".join(settings.amqp_urls), name="kzpark shadow")
+    known = merged(settings_to_plain(settings), overrides)
+    try:
+        result = await watch(
+            link,
+            callflows,
+            known,
+            prefix=settings.prefix,
+            stop=stop,
+            seconds=seconds,
+            tell=report.one,
+        )
+    finally:
+        await link.close()
+    report.summary("live", result)
+    return EXIT_DIFFERENT if report.unexplained else 0

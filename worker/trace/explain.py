@@ -48,7 +48,7 @@ class Case:
     strict: bool
     """Whether the prediction was made with ``compat=strict``."""
     told: frozenset[str]
-    """What the platform did for the call: ``hold``, ``PARK_PARKED``, ``lamp lit``, ``result stop``."""
+    """What the platform did: ``hold``, ``PARK_PARKED``, ``lamp lit``, ``result stop``."""
     would: frozenset[str]
     """What we would have done for it."""
     beside: frozenset[str]

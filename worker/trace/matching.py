@@ -108,13 +108,17 @@ class Matcher:
             twin = same[0]
         return twin
 
-    def sides(self) -> tuple[list[Effect], list[Effect]]:
-        """Everything recorded, everything replayed."""
-        channels = self._channels.values()
-        return (
-            [effect for channel in channels for effect in channel.recorded],
-            [effect for channel in channels for effect in channel.replayed],
-        )
+    def finished(self, before_ms: int) -> Matcher:
+        """Take the channels out in which nothing was said since ``before_ms``."""
+        taken = Matcher(exact=self.exact, ids=self.ids)
+        for name, channel in list(self._channels.items()):
+            newest = max(e.at_ms for e in (*channel.recorded, *channel.replayed))
+            if newest < before_ms:
+                taken._channels[name] = self._channels.pop(name)
+                taken.pairs += channel.pairs
+        gone = {id(recorded) for recorded, _ in taken.pairs}
+        self.pairs = [pair for pair in self.pairs if id(pair[0]) not in gone]
+        return taken
 
     # ---- what is left ---------------------------------------------------------------------------
 

@@ -101,8 +101,17 @@ def now_ms() -> int:
 class Recorder:
     """One recording on one link."""
 
-    def __init__(self, link: Link, recording: Recording, filters: Filters, *, prefix: str) -> None:
+    def __init__(
+        self,
+        link: Link,
+        recording: Recording,
+        filters: Filters,
+        *,
+        prefix: str,
+        with_log: bool = True,
+    ) -> None:
         self._link = link
+        self._with_log = with_log
         self._recording = recording
         self._tap = Tap(filters=filters)
         self._names = Names.of(prefix)
@@ -128,7 +137,7 @@ class Recorder:
             auto_delete=True,
             arguments={"x-max-length": QUEUE_MAX, "x-max-length-bytes": QUEUE_MAX_BYTES},
         )
-        has_log = await self._read_log()
+        has_log = not self._with_log or await self._read_log()
         for exchange, key in self._tap.bindings():
             await link.bind(self._queue, exchange, key)
         await link.consume(self._queue, self._delivered, no_ack=True)

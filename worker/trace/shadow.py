@@ -16,6 +16,7 @@ from typing import Final
 
 from worker.engine.config import EngineConfig
 from worker.engine.live import session_made_id
+from worker.engine.ops import Append
 from worker.errors import MalformedMessageError
 from worker.kapi.exchanges import Exchange
 from worker.kapi.fields import as_object, as_text
@@ -47,7 +48,9 @@ SHADOW: Final = WorkerId("shadow")
 NODE: Final = "kzpark@shadow"
 INBOX: Final = "kzpark.inbox.shadow"
 SWITCH_NODE: Final = "ecallmgr@shadow"
-SAME_MOMENT_MS: Final = 20
+SAME_MOMENT_MS: Final = 1
+MOST_CALLS: Final = 20_000
+"""Calls remembered at once."""
 RESULTS: Final = "flow"
 """Stands for the exchange of what the flow is told: of the platform's module it is not on any."""
 _SPEAKERS: Final = frozenset(
@@ -84,125 +87,161 @@ class ShadowResult:
         return tuple(one for one in self.disagreements if not one.row)
 
 
-class _Sides:
-    """Both sides by call."""
-
-    def __init__(self, told: list[Effect], would: list[Effect]) -> None:
-        self.told = _by_call(told)
-        self.would = _by_call(would)
-        self.retrieved = {
-            _text(effect.payload, "Parking-Slot")
-            for effect in would
-            if effect.name == "PARK_RETRIEVED"
-        }
-
-
-def _by_call(effects: list[Effect]) -> dict[str, list[Effect]]:
-    found: dict[str, list[Effect]] = {}
-    for effect in effects:
-        found.setdefault(_text(effect.payload, "Call-ID"), []).append(effect)
-    return found
-
-
 @dataclass(slots=True)
-class _Switch:
-    """What is known of channels without asking."""
+class _Call:
+    """What is known of one call, for the switch's answers and for explanations."""
 
-    answers: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
-    gone: dict[str, int] = field(default_factory=dict)
+    answers: list[tuple[int, str]] = field(default_factory=list)
+    """(when, status) of the switch's answers to the platform."""
+    gone_ms: int | None = None
+    happened: list[str] = field(default_factory=list)
+    fetch_id: str = ""
+    parks: bool = False
+    """It reached a park node while we looked."""
+    remote: bool = False
+    """By an execute: its result is on the wire."""
+    stranger: bool = False
+    """It had to do with a call that was parked before we looked: not comparable."""
+    told: list[Effect] = field(default_factory=list)
+    would: list[Effect] = field(default_factory=list)
+    disagreed: bool = False
 
-    def status(self, call_id: str, at_ms: int, *, only_events: bool) -> str:
+    def status(self, at_ms: int, *, only_events: bool) -> str:
         """``only_events``: a question the platform does not ask, so nobody answered it."""
-        for answered_ms, status in () if only_events else self.answers.get(call_id, ()):
+        for answered_ms, status in () if only_events else self.answers:
             if 0 <= answered_ms - at_ms <= LOOK_AHEAD_MS:
                 return status
-        gone_ms = self.gone.get(call_id)
-        return "terminated" if gone_ms is not None and gone_ms <= at_ms else "active"
+        return "terminated" if self.gone_ms is not None and self.gone_ms <= at_ms else "active"
 
 
 class Shadow:
-    """One run over messages in order."""
+    """One run. `run` for a whole recording; `learn`, `feed`, `settle` for a live stream."""
 
-    def __init__(self, callflows: Callflows, settings: Plain) -> None:
+    def __init__(
+        self, callflows: Callflows, settings: Plain, *, tells_outcomes: bool = False
+    ) -> None:
         base = EngineConfig(worker=SHADOW, node=NODE, inbox=INBOX)
         self._config = config_from_plain(settings, base)
         self._routes = Routes(callflows)
         self._fleet = Fleet()
         self._matcher = Matcher()
-        self._switch = _Switch()
-        self._tag = 0
-        self._calls: dict[str, str] = {}
-        """Action id → call id of every call that parks."""
-        self._watched: set[str] = set()
-        self._remote: set[str] = set()
-        self._unknown: set[str] = set()
+        self._tells_outcomes = tells_outcomes
+        self._calls: dict[str, _Call] = {}
+        self._sessions: dict[str, tuple[str, int]] = {}
+        """The first ids a session makes up → its call and when it began."""
+        self._retrieved: set[str] = set()
+        """Slots that we would say were retrieved."""
         self._workers: set[str] = set()
-        self._happened: dict[str, list[str]] = {}
-        self._fetch: dict[str, str] = {}
-        """Call id → the Fetch-ID under which its flow runs."""
-        self._asker: dict[str, tuple[str, int]] = {}
-        """Msg-ID of a question the call itself may ask first → (call id, when it began)."""
-        self._start_ms = 0
-        self._tells_outcomes = False
+        self._tag = self._parked = self._unknown = self._agreed = 0
+        self._start_ms: int | None = None
+
+    # ---- running --------------------------------------------------------------------------------
 
     def run(
         self, messages: Iterable[Message], outcomes: tuple[Outcome, ...] | None = None
     ) -> ShadowResult:
-        """Feed everything. ``outcomes``: what each flow was told, when that is known."""
+        """A whole recording. ``outcomes``: what each flow was told, when that is known."""
         listed = list(messages)
         self._tells_outcomes = outcomes is not None
-        self._learn(listed)
-        self._start_ms = listed[0].at_ms if listed else 0
-        fleet = self._fleet
-        fleet.now_ms = self._start_ms
-        fleet.start(replace(self._config, started_at_ms=self._start_ms), resumes=False)
-        self._feed(_one_switch_node(self._start_ms))
         for message in listed:
-            fleet.advance(message.at_ms)
-            self._hear()
-            self._message(message)
-            self._hear()
+            self.learn(message)
+        for message in listed:
+            self.feed(message)
         for outcome in outcomes or ():
-            self._matcher.recorded(_outcome_effect(outcome.call_id, outcome.result, outcome.at_ms))
-        self._finish((listed[-1].at_ms if listed else 0) + AFTER_MS)
-        return self._result()
+            effect = _outcome_effect(outcome.call_id, outcome.result, outcome.at_ms)
+            self._told(effect)
+        self.pass_time(self._fleet.now_ms + AFTER_MS)
+        return self.result(self.settle())
 
-    def _finish(self, until_ms: int) -> None:
-        while (deadline_ms := self._fleet.next_deadline_ms()) is not None:
-            if deadline_ms > until_ms:
-                break
-            self._fleet.advance(deadline_ms)
+    def learn(self, message: Message) -> None:
+        """Look at a message before its time has come: answers of the switch, who parks."""
+        event, call_id = message.text("Event-Name"), message.text("Call-ID")
+        if event == "channel_status_resp":
+            self._call(call_id).answers.append((message.at_ms, message.text("Status")))
+        elif event == "CHANNEL_DESTROY":
+            call = self._call(call_id)
+            call.gone_ms = message.at_ms if call.gone_ms is None else call.gone_ms
+        elif event == "route_resp":
+            self._routes.nodes.add(message.text("Node"))
+        elif event == "action.accepted":
+            self._workers.add(message.text("Node"))
+
+    def feed(self, message: Message) -> None:
+        """The next message, in order."""
+        self.pass_time(message.at_ms)
+        self._message(message)
+        self._hear()
+
+    def pass_time(self, until_ms: int) -> None:
+        """Let time pass up to there."""
+        fleet = self._fleet
+        if self._start_ms is None:
+            self._start_ms = fleet.now_ms = until_ms
+            fleet.start(replace(self._config, started_at_ms=until_ms), resumes=False)
+            self._to_engine(_one_switch_node(until_ms))
             self._hear()
+        while (deadline_ms := fleet.next_deadline_ms()) is not None and deadline_ms <= until_ms:
+            fleet.advance(deadline_ms)
+            self._hear()
+        fleet.advance(until_ms)
 
-    def _learn(self, messages: list[Message]) -> None:
-        """The switch's answers and deaths, for questions only we ask; who parks."""
-        for message in messages:
-            event, call_id = message.text("Event-Name"), message.text("Call-ID")
-            if event == "channel_status_resp":
-                answer = (message.at_ms, message.text("Status"))
-                self._switch.answers.setdefault(call_id, []).append(answer)
-            elif event == "CHANNEL_DESTROY":
-                self._switch.gone.setdefault(call_id, message.at_ms)
-            elif event == "route_resp":
-                self._routes.nodes.add(message.text("Node"))
-            elif event == "action.accepted":
-                self._workers.add(message.text("Node"))
+    def settle(self, before_ms: int | None = None) -> list[Disagreement]:
+        """What differs in channels that have been silent since ``before_ms`` (None: in all)."""
+        end_ms = self._fleet.now_ms + 1 if before_ms is None else before_ms
+        done = self._matcher.finished(end_ms)
+        self._agreed += len(done.pairs)
+        found = sorted(self._differences(done), key=lambda one: one.at_ms)
+        listed: list[Disagreement] = []
+        for one in found:
+            call_id = _call_of(one)
+            call = self._call(call_id)
+            if call.stranger:
+                continue
+            row = explain(self._case(one, call))
+            listed.append(
+                Disagreement(difference=one, call_id=call_id, row=row, follows=call.disagreed)
+            )
+            call.disagreed = True
+        return listed
+
+    def result(self, disagreements: Iterable[Disagreement]) -> ShadowResult:
+        """The summary of a run, with these disagreements."""
+        crashes = [
+            str(log.fields.get("error"))
+            for _, _, log in self._fleet.logs
+            if log.event == "session crashed"
+        ]
+        return ShadowResult(
+            disagreements=tuple(disagreements),
+            calls=self._parked,
+            unknown=self._unknown,
+            agreed=self._agreed,
+            crashes=tuple(crashes),
+        )
+
+    def _call(self, call_id: str) -> _Call:
+        call = self._calls.get(call_id)
+        if call is None:
+            call = self._calls[call_id] = _Call()
+            while len(self._calls) > MOST_CALLS:
+                del self._calls[next(iter(self._calls))]
+        return call
 
     # ---- messages -------------------------------------------------------------------------------
 
     def _message(self, message: Message) -> None:
         if message.payload is None:
             return
-        event = message.text("Event-Name")
+        event, call_id = message.text("Event-Name"), message.text("Call-ID")
         if event in {"route_req", "route_resp", "route_win"}:
             execute = self._routes.saw(message)
             if execute is not None:
                 self._execute(execute)
             elif event == "route_win":
-                self._unknown.add(message.text("Call-ID"))
+                self._unknown += 1
             return
         if message.exchange == Exchange.KAPPS:
-            self._remote.add(message.text("Call-ID"))
+            self._call(call_id).remote = True
             self._execute(message)
             return
         effect = recorded_effect(message)
@@ -211,28 +250,24 @@ class Shadow:
                 self._expect(effect)
             return
         if message.exchange in {Exchange.CALLEVT, Exchange.PRESENCE, Exchange.CONFIGURATION}:
-            self._note_event(message.text("Call-ID"), event, message)
-            self._feed(message)
-
-    def _note_event(self, call_id: str, event: str, message: Message) -> None:
-        happened = self._happened.setdefault(call_id, [])
-        happened.append(event)
-        usurped = event == "usurp_control" and message.text("Fetch-ID") != self._fetch.get(call_id)
-        if usurped or event in {"CHANNEL_TRANSFEREE", "CHANNEL_PIVOT"}:
-            happened.append(USURPED)
+            self._note_event(self._call(call_id), event, message)
+            self._to_engine(message)
 
     def _execute(self, message: Message) -> None:
-        call_id = message.text("Call-ID")
-        self._calls[message.text("Msg-ID")] = call_id
-        self._watched.add(call_id)
-        call = as_object((message.payload or {}).get("Call"))
-        variables = as_object(call.get("Custom-Channel-Vars"))
-        self._fetch[call_id] = as_text(variables.get("Fetch-ID") or call.get("Fetch-ID"))
+        call_id, session = message.text("Call-ID"), message.text("Msg-ID")
+        now_ms = self._fleet.now_ms
+        call = self._call(call_id)
+        call.parks = True
+        record = as_object((message.payload or {}).get("Call"))
+        variables = as_object(record.get("Custom-Channel-Vars"))
+        call.fetch_id = as_text(variables.get("Fetch-ID") or record.get("Fetch-ID"))
+        self._parked += 1
         self._tag += 1
-        tag, now_ms = self._tag, self._fleet.now_ms
-        session = message.text("Msg-ID")
         for number in range(1, FIRST_IDS + 1):
-            self._asker[session_made_id(session, 0, number)] = (call_id, now_ms)
+            self._sessions[session_made_id(session, 0, number)] = (call_id, now_ms)
+        while len(self._sessions) > MOST_CALLS:
+            del self._sessions[next(iter(self._sessions))]
+        tag = self._tag
         self._fleet.feed(
             lambda engine: engine.execute(
                 message.bytes,
@@ -248,23 +283,36 @@ class Shadow:
     def _expect(self, effect: Effect) -> None:
         """Something the platform (or a worker of ours) said."""
         call_id = _text(effect.payload, "Call-ID")
+        call = self._call(call_id)
         if effect.exchange == Exchange.TARGETED:
             if effect.name == "action.result":
                 result = _result_of(_text(effect.payload, "Result"))
-                self._matcher.recorded(_outcome_effect(call_id, result, effect.at_ms))
+                self._told(_outcome_effect(call_id, result, effect.at_ms))
             return
-        if call_id not in self._watched or effect.name == QUESTION:
+        if not call.parks or effect.name == QUESTION:
             return
         if effect.name == "hangup" and "Insert-At" not in effect.payload:
             # callflow's own: how a flow ends after *stop*, or after *continue* without a child.
-            if not self._tells_outcomes and call_id not in self._remote:
-                self._matcher.recorded(_outcome_effect(call_id, "end", effect.at_ms))
+            if not self._tells_outcomes and not call.remote:
+                self._told(_outcome_effect(call_id, "end", effect.at_ms))
             return
+        target = _text(effect.payload, "Target-Call-ID")
+        if target and not self._call(target).parks:
+            call.stranger = True
+        self._told(effect)
+
+    def _told(self, effect: Effect) -> None:
+        self._call(_text(effect.payload, "Call-ID")).told.append(effect)
         self._matcher.recorded(effect)
 
-    def _feed(self, message: Message) -> None:
-        quoted = message.text("Application-Response")
-        known = self._matcher.ids.get(quoted)
+    def _note_event(self, call: _Call, event: str, message: Message) -> None:
+        call.happened.append(event)
+        usurped = event == "usurp_control" and message.text("Fetch-ID") != call.fetch_id
+        if usurped or event in {"CHANNEL_TRANSFEREE", "CHANNEL_PIVOT"}:
+            call.happened.append(USURPED)
+
+    def _to_engine(self, message: Message) -> None:
+        known = self._matcher.ids.get(message.text("Application-Response"))
         if known:
             payload = {**(message.payload or {}), "Application-Response": known}
             message = replace(message, payload=payload)
@@ -283,9 +331,9 @@ class Shadow:
     def _hear(self) -> None:
         while said := self._fleet.take_said():
             for one in said:
-                if hasattr(one.op, "record"):
-                    continue
                 op = one.op
+                if isinstance(op, Append):
+                    continue
                 effect = effect_of(
                     op.exchange.value,
                     op.routing_key,
@@ -300,24 +348,29 @@ class Shadow:
         call_id = _text(effect.payload, "Call-ID")
         if effect.name == QUESTION:
             self._answer(effect, call_id)
-        elif effect.exchange == Exchange.TARGETED:
-            if effect.name == "action.result":
-                result = _result_of(_text(effect.payload, "Result"))
-                self._matcher.replayed(self._comparable(call_id, result, effect.at_ms))
-        elif effect.exchange not in {Exchange.SYSCONF, Exchange.REGISTRAR, Exchange.NODES}:
-            self._matcher.replayed(effect)
+            return
+        if effect.exchange == Exchange.TARGETED:
+            if effect.name != "action.result":
+                return
+            result = _result_of(_text(effect.payload, "Result"))
+            effect = self._comparable(call_id, result, effect.at_ms)
+        elif effect.exchange in {Exchange.SYSCONF, Exchange.REGISTRAR, Exchange.NODES}:
+            return
+        if effect.name == "PARK_RETRIEVED":
+            self._retrieved.add(_text(effect.payload, "Parking-Slot"))
+        self._call(call_id).would.append(effect)
+        self._matcher.replayed(effect)
 
     def _comparable(self, call_id: str, result: str, at_ms: int) -> Effect:
         """A live platform shows only that a flow has ended, not with which word."""
-        shown = self._tells_outcomes or call_id in self._remote
+        shown = self._tells_outcomes or self._call(call_id).remote
         effect = _outcome_effect(call_id, result if shown else "end", at_ms)
-        told = result == "transfer" or result.startswith("continue")
-        return effect if shown else replace(effect, strict=not told)
+        return effect if shown else replace(effect, strict=result == "stop")
 
     def _answer(self, effect: Effect, call_id: str) -> None:
-        asker = self._asker.get(_text(effect.payload, "Msg-ID"))
+        asker = self._sessions.get(_text(effect.payload, "Msg-ID"))
         first = asker is not None and asker[0] == call_id and effect.at_ms - asker[1] <= FIRST_MS
-        status = self._switch.status(call_id, effect.at_ms, only_events=first)
+        status = self._call(call_id).status(effect.at_ms, only_events=first)
         reply = {
             "Event-Category": "call_event",
             "Event-Name": "channel_status_resp",
@@ -328,56 +381,31 @@ class Shadow:
             "Call-ID": call_id,
             "Status": status,
         }
-        self._feed(
+        self._to_engine(
             Message(at_ms=effect.at_ms, exchange=Exchange.TARGETED, key=INBOX, payload=reply)
         )
 
     # ---- the result -----------------------------------------------------------------------------
 
-    def _result(self) -> ShadowResult:
-        found = sorted(self._differences(), key=lambda one: one.at_ms)
-        sides = _Sides(*self._matcher.sides())
-        seen: set[str] = set()
-        listed: list[Disagreement] = []
-        for one in found:
-            call_id = _call_of(one)
-            row = explain(self._case(one, call_id, sides))
-            follows = call_id in seen
-            listed.append(Disagreement(difference=one, call_id=call_id, row=row, follows=follows))
-            seen.add(call_id)
-        crashes = [
-            str(log.fields.get("error"))
-            for _, _, log in self._fleet.logs
-            if log.event == "session crashed"
-        ]
-        return ShadowResult(
-            disagreements=tuple(listed),
-            calls=len(self._calls),
-            unknown=len(self._unknown - self._watched),
-            agreed=len(self._matcher.pairs),
-            crashes=tuple(crashes),
-        )
-
-    def _case(self, one: Difference, call_id: str, sides: _Sides) -> Case:
-        would = sides.would.get(call_id, [])
-        at_ms = one.at_ms + self._start_ms
-        beside = (effect for effect in would if abs(effect.at_ms - at_ms) <= SAME_MOMENT_MS)
-        happened = set(self._happened.get(call_id, ()))
-        if any(status == "terminated" for _, status in self._switch.answers.get(call_id, ())):
+    def _case(self, one: Difference, call: _Call) -> Case:
+        at_ms = one.at_ms + (self._start_ms or 0)
+        beside = (effect for effect in call.would if abs(effect.at_ms - at_ms) <= SAME_MOMENT_MS)
+        happened = set(call.happened)
+        if any(status == "terminated" for _, status in call.answers):
             happened.add(STATUS_DEAD)
         slot = _text(one.recorded or one.replayed or {}, "Parking-Slot")
         return Case(
             one=one,
             strict=self._config.compat is Compat.STRICT,
-            told=frozenset(map(_word, sides.told.get(call_id, ()))),
-            would=frozenset(map(_word, would)),
+            told=frozenset(map(_word, call.told)),
+            would=frozenset(map(_word, call.would)),
             beside=frozenset(map(_word, beside)),
             happened=frozenset(happened),
-            retrieved=slot in sides.retrieved,
+            retrieved=slot in self._retrieved,
         )
 
-    def _differences(self) -> Iterator[Difference]:
-        matcher, start_ms = self._matcher, self._start_ms
+    def _differences(self, matcher: Matcher) -> Iterator[Difference]:
+        start_ms = self._start_ms or 0
         for pair in matcher.compared():
             changes = tuple(c for c in pair.changes if not _is_speakers(c))
             kind = Kind.CHANGED if changes else _off_time(pair)
