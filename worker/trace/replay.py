@@ -1,10 +1,7 @@
 """Replay of a recording: its inputs go to the pure engines under a virtual clock, and everything
 they say is compared with what the recording holds.
 
-A recording is made from outside (`record`), so some things cannot be seen and are not held against
-either side: what was said on a direct exchange before it was tapped, what concerns calls that were
-parked before the recording began, lamps said again only to outlast their Expires, and what a worker
-that was about to be declared dead did not say any more.
+A recording is made from outside (`record`): what it cannot show is in `visible`.
 """
 
 from __future__ import annotations
@@ -14,31 +11,30 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from worker.engine.engine import Engine
+from worker.engine.ops import Append
 from worker.errors import MalformedMessageError
 from worker.kapi.exchanges import Exchange
-from worker.parking.model import CallId, SessionId, WorkerId
+from worker.parking.model import SessionId, WorkerId
 from worker.parking.records import (
     Alive,
     Barrier,
-    Claim,
     Dead,
     Join,
     Leave,
     Record,
-    Retrieve,
     Settled,
 )
 from worker.parking.slot_view import subject_of
 from worker.trace.differences import Difference, Kind
 from worker.trace.effects import (
-    QUESTION,
     SLOT_LOG,
     Effect,
     effect_of,
     record_effect,
     recorded_effect,
 )
-from worker.trace.fleet import BIND_MS, LOG_MS, Fleet, Latency, RecordedOrder, Said
+from worker.trace.fleet import Fleet, RecordedOrder, Said
+from worker.trace.latency import RecordedLatency
 from worker.trace.lines import Ended, LogRecord, Message, NotATraceError, TableLine, Trace
 from worker.trace.matching import (
     TOLERANCE_MS,
@@ -47,21 +43,16 @@ from worker.trace.matching import (
     left_over,
     pair_differences,
 )
+from worker.trace.places import lost_lines
 from worker.trace.survey import Survey, WorkerSeen, survey
+from worker.trace.visible import UNTIMELY, Visibility
 
 Plain = Mapping[str, object]
 
 WAIT_FOR_ASKER_MS: Final = 5_000
 """An answer waits so long for replay to ask its question."""
-SLOW_MS: Final = 200
-"""A broker that needs longer for a binding or a record is not followed."""
-DEATH_MS: Final = 8_000
-"""A worker may have been dead for so long when the log says so."""
 NEIGHBOUR_GRACE: Final = 1.25
-SAID_AGAIN_MS: Final = 30_000
-"""A lit lamp said again after so long is a refresh."""
-_UNTIMELY: Final = frozenset({"refreshed", "returned", "adopted", "orphaned", "repaired"})
-"""Reasons of lamp updates whose time or number depends on what no recording shows."""
+"""A node that advertises itself lives for its Expires times this (contract §10)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,9 +304,16 @@ class Replay:
 
     def _result(self) -> ReplayResult:
         matcher, start_ms = self._matcher, self._start_ms
-        pairs = [pair for pair in matcher.compared() if not self._is_old(pair.recorded)]
-        recorded = [e for e in matcher.free_recorded() if self._counts_recorded(e)]
-        replayed = [e for e in matcher.free_replayed() if self._counts_replayed(e)]
+        visible = Visibility(
+            survey=self._survey,
+            end_ms=self._end_ms,
+            tolerance_ms=self._tolerance_ms,
+            deaths=self._deaths,
+            said=tuple(self._said),
+        )
+        pairs = [pair for pair in matcher.compared() if not visible.is_old(pair.recorded)]
+        recorded = [e for e in matcher.free_recorded() if visible.counts_recorded(e)]
+        replayed = [e for e in matcher.free_replayed() if visible.counts_replayed(e)]
         free = len(matcher.free_recorded()) + len(matcher.free_replayed())
         found = [
             *pair_differences(pairs, tolerance_ms=self._tolerance_ms, start_ms=start_ms),
@@ -325,7 +323,7 @@ class Replay:
             difference(Kind.ORDER, start_ms=start_ms, recorded=left, replayed=right)
             for left, right in matcher.out_of_order()
         ]
-        found += _lost_lines(self._trace, start_ms)
+        found += lost_lines(self._trace, start_ms)
         crashes = [
             f"{log.fields.get('call_id')}: {log.fields.get('error')}"
             for _, _, log in self._fleet.logs
@@ -342,94 +340,9 @@ class Replay:
             ids=dict(matcher.ids),
         )
 
-    def _is_old(self, effect: Effect) -> bool:
-        """About a call that was looked after before the recording began."""
-        call_id = effect.payload.get("Call-ID")
-        session = effect.payload.get("Msg-ID")
-        return call_id in self._survey.old_calls or session in self._survey.old_sessions
-
-    def _counts_recorded(self, effect: Effect) -> bool:
-        if not effect.strict or self._is_old(effect):
-            return False
-        return effect.exchange != Exchange.PRESENCE or not (
-            self._is_refresh(effect) or self._is_of_before(effect)
-        )
-
-    def _is_refresh(self, effect: Effect) -> bool:
-        """A lit lamp said again, long after it was said."""
-        payload = effect.payload
-        if payload.get("State") == "terminated":
-            return False
-        lit = [
-            other
-            for other in self._said
-            if other.channel == effect.channel and other.name == effect.name
-        ]
-        return bool(lit) and effect.at_ms - lit[0].at_ms >= SAID_AGAIN_MS
-
-    def _is_of_before(self, effect: Effect) -> bool:
-        """Of a lamp nobody lit in this trace: an answer from what a worker remembers."""
-        workers = self._survey.workers.values()
-        if all(seen.joined for seen in workers):
-            return False
-        channel = effect.channel.lower()
-        return not any(other.channel.lower() == channel for other in self._said)
-
-    def _counts_replayed(self, effect: Effect) -> bool:
-        if not effect.strict or self._is_old(effect):
-            return False
-        if effect.at_ms > self._end_ms - self._tolerance_ms:
-            return False
-        died_ms = self._deaths.get(WorkerId(effect.worker))
-        if died_ms is not None and effect.at_ms >= died_ms - DEATH_MS:
-            return False
-        if not effect.is_direct or not self._survey.tapped:
-            return True
-        since_ms = self._survey.tapped.get((effect.exchange, effect.key))
-        return since_ms is not None and effect.at_ms >= since_ms
-
-
-class RecordedLatency(Latency):
-    """As fast as the broker was then, as far as the trace tells."""
-
-    def __init__(self, trace: Trace) -> None:
-        self._records: dict[tuple[str, str], list[int]] = {}
-        self._asked: dict[str, list[int]] = {}
-        self._decided: dict[str, int] = {}
-        sessions: dict[str, str] = {}
-        for line in trace.lines:
-            if isinstance(line, LogRecord):
-                self._records.setdefault(_kind_of(line.record), []).append(line.at_ms)
-                if isinstance(line.record, Claim | Retrieve):
-                    call_id = sessions.get(str(subject_of(line.record)))
-                    self._decided.setdefault(call_id or "", line.at_ms)
-            elif isinstance(line, Message) and line.exchange == Exchange.KAPPS:
-                sessions[line.text("Msg-ID")] = line.text("Call-ID")
-            elif isinstance(line, Message) and line.text("Event-Name") == QUESTION:
-                self._asked.setdefault(line.text("Call-ID"), []).append(line.at_ms)
-
-    def of_record(self, record: Record, now_ms: int) -> int:
-        times = self._records.get(_kind_of(record))
-        if not times:
-            return now_ms + LOG_MS
-        return min(max(times.pop(0), now_ms), now_ms + SLOW_MS)
-
-    def of_binding(self, call_id: CallId, now_ms: int) -> int:
-        """A call that is listened to is asked for at once, unless its claim was decided before."""
-        times = self._asked.get(call_id, ())
-        if any(now_ms - SLOW_MS <= at_ms <= now_ms + SLOW_MS for at_ms in times):
-            return now_ms
-        decided_ms = self._decided.get(call_id, now_ms + LOG_MS)
-        return min(max(decided_ms, now_ms), now_ms + SLOW_MS) + BIND_MS
-
-
-def _kind_of(record: Record) -> tuple[str, str]:
-    return type(record).__name__, str(subject_of(record))
-
-
 def _effect_of(said: Said) -> Effect | None:
     op = said.op
-    if hasattr(op, "record"):
+    if isinstance(op, Append):
         effect = record_effect(op.record, said.at_ms)
     else:
         effect = effect_of(
@@ -437,31 +350,8 @@ def _effect_of(said: Said) -> Effect | None:
         )
     if effect is None:
         return None
-    strict = effect.strict and said.reason not in _UNTIMELY
+    strict = effect.strict and said.reason not in UNTIMELY
     return replace(effect, worker=said.worker, strict=strict)
-
-
-def _lost_lines(trace: Trace, start_ms: int) -> Iterator[Difference]:
-    """Lines that were taken out of the trace, or stand elsewhere: their numbers tell."""
-    there = {n for n, _, _ in trace.places}
-    highest = 0
-    for n, at_ms, number in trace.places:
-        if n < highest:
-            yield Difference(
-                kind=Kind.ORDER,
-                subject=f"line n={n} of the trace stands after n={highest}",
-                at_ms=at_ms - start_ms,
-                line=number,
-            )
-        for lost in range(highest + 1, n):
-            if lost not in there:
-                yield Difference(
-                    kind=Kind.MISSING,
-                    subject=f"line n={lost} is gone from the trace",
-                    at_ms=at_ms - start_ms,
-                    line=number,
-                )
-        highest = max(highest, n)
 
 
 def _timed(trace: Trace) -> Iterator[Message | LogRecord | Ended]:

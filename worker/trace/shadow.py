@@ -11,51 +11,51 @@ platform's own questions, else from the events (a channel lives until it is dest
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from worker.engine.config import EngineConfig
 from worker.engine.live import session_made_id
 from worker.engine.ops import Append
-from worker.errors import MalformedMessageError
 from worker.kapi.exchanges import Exchange
 from worker.kapi.fields import as_object, as_text
-from worker.kapi.results import decode_result
 from worker.parking.model import Compat, WorkerId
 from worker.trace.callflows import Callflows
 from worker.trace.config_plain import config_from_plain
-from worker.trace.differences import Difference, FieldChange, Kind
+from worker.trace.differences import Difference, Kind
 from worker.trace.effects import QUESTION, Effect, effect_of, recorded_effect
 from worker.trace.explain import STATUS_DEAD, USURPED, Case, explain
 from worker.trace.fleet import Fleet
 from worker.trace.lines import Message
-from worker.trace.matching import Matcher, Pair, difference
+from worker.trace.matching import Matcher, difference
 from worker.trace.recordings import Outcome
-from worker.trace.routes import UNKNOWN_DEVICE, Routes
+from worker.trace.routes import Routes
+from worker.trace.shadow_calls import (
+    SWITCH_NODE,
+    ShadowCall,
+    call_of,
+    is_speakers,
+    off_time,
+    one_switch_node,
+    outcome_effect,
+    result_of,
+    text_of,
+    word,
+)
 
 Plain = Mapping[str, object]
 
-TOLERANCE_MS: Final = 1_000
-"""The platform's timers and this one's are not started by the same message."""
 AFTER_MS: Final = 15_000
 """How long time goes on after the last message: for what is said a little later."""
-LOOK_AHEAD_MS: Final = 2_500
-"""An answer of the switch to the platform serves our question if it comes within so long."""
 FIRST_MS: Final = 200
 FIRST_IDS: Final = 4
 """A new session asks about its own call within so long and with one of so many first ids."""
 SHADOW: Final = WorkerId("shadow")
 NODE: Final = "kzpark@shadow"
 INBOX: Final = "kzpark.inbox.shadow"
-SWITCH_NODE: Final = "ecallmgr@shadow"
 SAME_MOMENT_MS: Final = 1
 MOST_CALLS: Final = 20_000
 """Calls remembered at once."""
-RESULTS: Final = "flow"
-"""Stands for the exchange of what the flow is told: of the platform's module it is not on any."""
-_SPEAKERS: Final = frozenset(
-    {"/Node", "/Msg-ID", "/Server-ID", "/App-Version", "/System-Log-ID", "/App-Name"}
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,33 +87,6 @@ class ShadowResult:
         return tuple(one for one in self.disagreements if not one.row)
 
 
-@dataclass(slots=True)
-class _Call:
-    """What is known of one call, for the switch's answers and for explanations."""
-
-    answers: list[tuple[int, str]] = field(default_factory=list)
-    """(when, status) of the switch's answers to the platform."""
-    gone_ms: int | None = None
-    happened: list[str] = field(default_factory=list)
-    fetch_id: str = ""
-    parks: bool = False
-    """It reached a park node while we looked."""
-    remote: bool = False
-    """By an execute: its result is on the wire."""
-    stranger: bool = False
-    """It had to do with a call that was parked before we looked: not comparable."""
-    told: list[Effect] = field(default_factory=list)
-    would: list[Effect] = field(default_factory=list)
-    disagreed: bool = False
-
-    def status(self, at_ms: int, *, only_events: bool) -> str:
-        """``only_events``: a question the platform does not ask, so nobody answered it."""
-        for answered_ms, status in () if only_events else self.answers:
-            if 0 <= answered_ms - at_ms <= LOOK_AHEAD_MS:
-                return status
-        return "terminated" if self.gone_ms is not None and self.gone_ms <= at_ms else "active"
-
-
 class Shadow:
     """One run. `run` for a whole recording; `learn`, `feed`, `settle` for a live stream."""
 
@@ -126,7 +99,7 @@ class Shadow:
         self._fleet = Fleet()
         self._matcher = Matcher()
         self._tells_outcomes = tells_outcomes
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, ShadowCall] = {}
         self._sessions: dict[str, tuple[str, int]] = {}
         """The first ids a session makes up → its call and when it began."""
         self._retrieved: set[str] = set()
@@ -148,7 +121,7 @@ class Shadow:
         for message in listed:
             self.feed(message)
         for outcome in outcomes or ():
-            effect = _outcome_effect(outcome.call_id, outcome.result, outcome.at_ms)
+            effect = outcome_effect(outcome.call_id, outcome.result, outcome.at_ms)
             self._told(effect)
         self.pass_time(self._fleet.now_ms + AFTER_MS)
         return self.result(self.settle())
@@ -178,7 +151,7 @@ class Shadow:
         if self._start_ms is None:
             self._start_ms = fleet.now_ms = until_ms
             fleet.start(replace(self._config, started_at_ms=until_ms), resumes=False)
-            self._to_engine(_one_switch_node(until_ms))
+            self._to_engine(one_switch_node(until_ms))
             self._hear()
         while (deadline_ms := fleet.next_deadline_ms()) is not None and deadline_ms <= until_ms:
             fleet.advance(deadline_ms)
@@ -193,7 +166,7 @@ class Shadow:
         found = sorted(self._differences(done), key=lambda one: one.at_ms)
         listed: list[Disagreement] = []
         for one in found:
-            call_id = _call_of(one)
+            call_id = call_of(one)
             call = self._call(call_id)
             if call.stranger:
                 continue
@@ -219,10 +192,10 @@ class Shadow:
             crashes=tuple(crashes),
         )
 
-    def _call(self, call_id: str) -> _Call:
+    def _call(self, call_id: str) -> ShadowCall:
         call = self._calls.get(call_id)
         if call is None:
-            call = self._calls[call_id] = _Call()
+            call = self._calls[call_id] = ShadowCall()
             while len(self._calls) > MOST_CALLS:
                 del self._calls[next(iter(self._calls))]
         return call
@@ -282,30 +255,30 @@ class Shadow:
 
     def _expect(self, effect: Effect) -> None:
         """Something the platform (or a worker of ours) said."""
-        call_id = _text(effect.payload, "Call-ID")
+        call_id = text_of(effect.payload, "Call-ID")
         call = self._call(call_id)
         if effect.exchange == Exchange.TARGETED:
             if effect.name == "action.result":
-                result = _result_of(_text(effect.payload, "Result"))
-                self._told(_outcome_effect(call_id, result, effect.at_ms))
+                result = result_of(text_of(effect.payload, "Result"))
+                self._told(outcome_effect(call_id, result, effect.at_ms))
             return
         if not call.parks or effect.name == QUESTION:
             return
         if effect.name == "hangup" and "Insert-At" not in effect.payload:
             # callflow's own: how a flow ends after *stop*, or after *continue* without a child.
             if not self._tells_outcomes and not call.remote:
-                self._told(_outcome_effect(call_id, "end", effect.at_ms))
+                self._told(outcome_effect(call_id, "end", effect.at_ms))
             return
-        target = _text(effect.payload, "Target-Call-ID")
+        target = text_of(effect.payload, "Target-Call-ID")
         if target and not self._call(target).parks:
             call.stranger = True
         self._told(effect)
 
     def _told(self, effect: Effect) -> None:
-        self._call(_text(effect.payload, "Call-ID")).told.append(effect)
+        self._call(text_of(effect.payload, "Call-ID")).told.append(effect)
         self._matcher.recorded(effect)
 
-    def _note_event(self, call: _Call, event: str, message: Message) -> None:
+    def _note_event(self, call: ShadowCall, event: str, message: Message) -> None:
         call.happened.append(event)
         usurped = event == "usurp_control" and message.text("Fetch-ID") != call.fetch_id
         if usurped or event in {"CHANNEL_TRANSFEREE", "CHANNEL_PIVOT"}:
@@ -345,30 +318,30 @@ class Shadow:
                     self._would_say(replace(effect, reason=one.reason))
 
     def _would_say(self, effect: Effect) -> None:
-        call_id = _text(effect.payload, "Call-ID")
+        call_id = text_of(effect.payload, "Call-ID")
         if effect.name == QUESTION:
             self._answer(effect, call_id)
             return
         if effect.exchange == Exchange.TARGETED:
             if effect.name != "action.result":
                 return
-            result = _result_of(_text(effect.payload, "Result"))
+            result = result_of(text_of(effect.payload, "Result"))
             effect = self._comparable(call_id, result, effect.at_ms)
         elif effect.exchange in {Exchange.SYSCONF, Exchange.REGISTRAR, Exchange.NODES}:
             return
         if effect.name == "PARK_RETRIEVED":
-            self._retrieved.add(_text(effect.payload, "Parking-Slot"))
+            self._retrieved.add(text_of(effect.payload, "Parking-Slot"))
         self._call(call_id).would.append(effect)
         self._matcher.replayed(effect)
 
     def _comparable(self, call_id: str, result: str, at_ms: int) -> Effect:
         """A live platform shows only that a flow has ended, not with which word."""
         shown = self._tells_outcomes or self._call(call_id).remote
-        effect = _outcome_effect(call_id, result if shown else "end", at_ms)
+        effect = outcome_effect(call_id, result if shown else "end", at_ms)
         return effect if shown else replace(effect, strict=result == "stop")
 
     def _answer(self, effect: Effect, call_id: str) -> None:
-        asker = self._sessions.get(_text(effect.payload, "Msg-ID"))
+        asker = self._sessions.get(text_of(effect.payload, "Msg-ID"))
         first = asker is not None and asker[0] == call_id and effect.at_ms - asker[1] <= FIRST_MS
         status = self._call(call_id).status(effect.at_ms, only_events=first)
         reply = {
@@ -387,19 +360,19 @@ class Shadow:
 
     # ---- the result -----------------------------------------------------------------------------
 
-    def _case(self, one: Difference, call: _Call) -> Case:
+    def _case(self, one: Difference, call: ShadowCall) -> Case:
         at_ms = one.at_ms + (self._start_ms or 0)
         beside = (effect for effect in call.would if abs(effect.at_ms - at_ms) <= SAME_MOMENT_MS)
         happened = set(call.happened)
         if any(status == "terminated" for _, status in call.answers):
             happened.add(STATUS_DEAD)
-        slot = _text(one.recorded or one.replayed or {}, "Parking-Slot")
+        slot = text_of(one.recorded or one.replayed or {}, "Parking-Slot")
         return Case(
             one=one,
             strict=self._config.compat is Compat.STRICT,
-            told=frozenset(map(_word, call.told)),
-            would=frozenset(map(_word, call.would)),
-            beside=frozenset(map(_word, beside)),
+            told=frozenset(map(word, call.told)),
+            would=frozenset(map(word, call.would)),
+            beside=frozenset(map(word, beside)),
             happened=frozenset(happened),
             retrieved=slot in self._retrieved,
         )
@@ -407,8 +380,8 @@ class Shadow:
     def _differences(self, matcher: Matcher) -> Iterator[Difference]:
         start_ms = self._start_ms or 0
         for pair in matcher.compared():
-            changes = tuple(c for c in pair.changes if not _is_speakers(c))
-            kind = Kind.CHANGED if changes else _off_time(pair)
+            changes = tuple(c for c in pair.changes if not is_speakers(c))
+            kind = Kind.CHANGED if changes else off_time(pair)
             if kind is not None:
                 yield difference(
                     kind,
@@ -425,69 +398,3 @@ class Shadow:
                 yield difference(Kind.UNEXPECTED, start_ms=start_ms, replayed=effect)
         for left, right in matcher.out_of_order():
             yield difference(Kind.ORDER, start_ms=start_ms, recorded=left, replayed=right)
-
-
-def _word(effect: Effect) -> str:
-    """A short name for a rule: ``hold``, ``PARK_PARKED``, ``lamp lit``, ``result stop``."""
-    if effect.exchange == Exchange.PRESENCE:
-        return "lamp terminated" if effect.name.startswith("terminated ") else "lamp lit"
-    if effect.exchange == RESULTS:
-        return f"result {_text(effect.payload, 'Result')}"
-    return effect.name
-
-
-def _one_switch_node(at_ms: int) -> Message:
-    """All the switch is one node to us: its one answer is everybody's."""
-    payload = {
-        "Event-Category": "nodes",
-        "Event-Name": "advertise",
-        "App-Name": "ecallmgr",
-        "App-Version": "4.0.0",
-        "Node": SWITCH_NODE,
-        "Msg-ID": "shadow",
-        "Expires": 10 * 365 * 86_400_000,
-        "WhApps": {"ecallmgr": {}},
-    }
-    return Message(at_ms=at_ms, exchange=Exchange.NODES, key="", payload=payload)
-
-
-def _off_time(pair: Pair) -> Kind | None:
-    delay_ms = pair.recorded.at_ms - pair.replayed.at_ms
-    if delay_ms > TOLERANCE_MS:
-        return Kind.LATE
-    return Kind.EARLY if delay_ms < -TOLERANCE_MS else None
-
-
-def _is_speakers(change: FieldChange) -> bool:
-    if change.pointer in _SPEAKERS or change.pointer.endswith(("/Node", "/Msg-ID", "/Server-ID")):
-        return True
-    return isinstance(change.replayed, str) and change.replayed.startswith(UNKNOWN_DEVICE)
-
-
-def _outcome_effect(call_id: str, result: str, at_ms: int) -> Effect:
-    return Effect(
-        at_ms=at_ms,
-        exchange=RESULTS,
-        key="",
-        payload={"Call-ID": call_id, "Result": result},
-        channel=f"flow of {call_id}",
-        name="result",
-        subject=f"result {result} for {call_id}",
-    )
-
-
-def _result_of(text: str) -> str:
-    try:
-        term = decode_result(text)
-    except MalformedMessageError:
-        return "undecodable"
-    return term.atom if term.argument is None else f"{term.atom} {term.argument}"
-
-
-def _call_of(one: Difference) -> str:
-    return _text(one.recorded or one.replayed or {}, "Call-ID")
-
-
-def _text(payload: Plain, name: str) -> str:
-    value = payload.get(name)
-    return value if isinstance(value, str) else ""

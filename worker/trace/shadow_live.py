@@ -15,7 +15,8 @@ from worker.broker.port import Link
 from worker.trace.callflows import Callflows
 from worker.trace.lines import Line, Message
 from worker.trace.record import Recorder, Recording, now_ms
-from worker.trace.shadow import AFTER_MS, LOOK_AHEAD_MS, Disagreement, Shadow, ShadowResult
+from worker.trace.shadow import AFTER_MS, Disagreement, Shadow, ShadowResult
+from worker.trace.shadow_calls import LOOK_AHEAD_MS
 from worker.trace.tap import Filters
 
 DELAY_MS: Final = LOOK_AHEAD_MS + 500
