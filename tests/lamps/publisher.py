@@ -10,6 +10,7 @@ import aio_pika
 import orjson
 
 from worker.kapi.presence import dialog_update
+from worker.parking.lamp import Lamp
 from worker.parking.model import AccountId, CallId, PresenceType, SessionId, SlotEntry, SlotId
 
 NODE = "kzpark@rig.example.com"
@@ -69,9 +70,8 @@ class Publisher:
     ) -> None:
         """Publish the lamp of ``entry``."""
         self._count += 1
-        update = dialog_update(
-            entry, state, node=NODE, msg_id=f"msg-{self._count}", expires_s=expires_s
-        )
+        lamp, msg_id = Lamp.of(entry), f"msg-{self._count}"
+        update = dialog_update(lamp, state, expires_s=expires_s, node=NODE, msg_id=msg_id)
         await self.publish(update.key, update.payload)
 
     async def publish(self, key: str, payload: dict[str, object]) -> None:

@@ -12,14 +12,8 @@ from worker.kapi.execute import parse_execute
 from worker.parking import effects
 from worker.parking.call import Call
 from worker.parking.effects import Command, Finish, ParkEvent, Prompt, Verdict
-from worker.parking.model import (
-    AccountId,
-    CallId,
-    PresenceType,
-    SessionId,
-    SlotEntry,
-    SlotId,
-)
+from worker.parking.lamp import Lamp
+from worker.parking.model import CallId, PresenceType, SessionId, SlotId
 
 Message = dict[str, Any]
 
@@ -96,21 +90,18 @@ def call() -> Call:
     return parse_execute(execute()).call
 
 
-def entry(**changes: Any) -> SlotEntry:
-    """Alice in 101."""
+def lamp(**changes: Any) -> Lamp:
+    """Alice in 101, as the phones see her."""
     facts: dict[str, Any] = {
-        "account": AccountId(ACCOUNT),
-        "slot": SlotId("101"),
-        "session": SessionId("8f0c"),
+        "user": "*3101",
+        "realm": "Acme.example",
         "call_id": CallId("alice-1@10.0.0.7"),
         "switch_uri": "sip:10.26.0.11:11000",
-        "presence_user": "*3101",
-        "presence_realm": "Acme.example",
         "caller_name": "Alice",
         "caller_number": "4001",
         "caller_uri": "alice@acme.example",
     }
-    return SlotEntry(**(facts | changes))
+    return Lamp(**(facts | changes))
 
 
 def ids() -> Callable[[], str]:
@@ -174,13 +165,11 @@ def built() -> list[tuple[str, Message]]:
         )
         messages.append(("event.park", payload))
     for state in PresenceType:
-        lamp = presence.dialog_update(entry(), state, node=NODE, msg_id="m-1")
-        messages.append(("presence.dialog_update", lamp.payload))
-    free = presence.free_slot_update("*3102", "acme.example", node=NODE, msg_id="m-1")
+        shown = presence.dialog_update(lamp(), state, expires_s=600, node=NODE, msg_id="m-1")
+        messages.append(("presence.dialog_update", shown.payload))
     asked = {"node": NODE, "msg_id": "m-1", "server_id": "kzpark-w1"}
     return [
         *messages,
-        ("presence.dialog_update", free.payload),
         ("status.request", status.status_request(alice.call_id, **asked)),
         ("registrar.query", registrar.registrar_query("bob", "acme.example", **asked)),
         (

@@ -17,7 +17,7 @@ from worker.kapi.status import status_request
 from worker.parking import effects as do
 from worker.parking.call import Call
 from worker.parking.lamp import LampUpdate
-from worker.parking.model import AccountId, CallId, SessionId, SlotEntry, SlotId
+from worker.parking.model import CallId, SessionId
 from worker.parking.session import Session
 
 
@@ -122,31 +122,22 @@ def endpoint_question(effect: do.AskEndpoint, *, node: str, msg_id: str, inbox: 
 
 def lamp(update: LampUpdate, *, node: str, msg_id: str) -> list[Op]:
     """A dialog update (contract §5.1); a lamp that cannot be is left out, and said so."""
-    shown = update.lamp
-    entry = SlotEntry(
-        account=AccountId(""),
-        slot=SlotId(""),
-        session=SessionId(""),
-        call_id=shown.call_id,
-        switch_uri=shown.switch_uri,
-        presence_user=shown.user,
-        presence_realm=shown.realm,
-        caller_name=shown.caller_name,
-        caller_number=shown.caller_number,
-        caller_uri=shown.caller_uri,
-    )
     try:
         dialog = dialog_update(
-            entry, update.state, node=node, msg_id=msg_id, expires_s=update.expires_s
+            update.lamp, update.state, expires_s=update.expires_s, node=node, msg_id=msg_id
         )
     except UnlightableError as error:
-        fields = {"call_id": shown.call_id, "reason": str(error)}
+        fields = {"call_id": update.lamp.call_id, "reason": str(error)}
         return [Log(event="parked without a lamp", level="warning", fields=fields)]
     return [
         Publish(exchange=Exchange.PRESENCE, routing_key=dialog.key, payload=dialog.payload),
         Log(
             event="lamp",
             level="debug",
-            fields={"call_id": shown.call_id, "state": update.state, "reason": update.reason},
+            fields={
+                "call_id": update.lamp.call_id,
+                "state": update.state,
+                "reason": update.reason,
+            },
         ),
     ]

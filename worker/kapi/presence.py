@@ -7,7 +7,6 @@ made safe without changing the lamp's identity is refused with UnlightableError.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ from typing import Final
 from worker.errors import WorkerError
 from worker.kapi import envelope, keys
 from worker.kapi.fields import Payload, required_text, text
-from worker.parking.model import PresenceType, SlotEntry
+from worker.parking.lamp import Lamp
+from worker.parking.model import PresenceType
 
 LAMP_APP: Final = "park"
 """App-Name of lamp updates: with fast pick-up it is part of the row's key, never change it."""
-LIT_EXPIRES_S: Final = 3600
-DARK_EXPIRES_S: Final = 10
 TEXT_BYTES: Final = 255
 """Cap of names and URIs, in bytes after escaping."""
 CALL_ID_BYTES: Final = 128
@@ -54,53 +52,43 @@ class DialogUpdate:
 
 
 def dialog_update(
-    entry: SlotEntry,
-    state: PresenceType,
-    *,
-    node: str,
-    msg_id: str,
-    expires_s: int | None = None,
+    lamp: Lamp, state: PresenceType, *, expires_s: int, node: str, msg_id: str
 ) -> DialogUpdate:
-    """The lamp of ``entry`` shows ``state`` (§5.1).
+    """The lamp shows ``state`` (§5.1); Kamailio keeps that for ``expires_s`` seconds.
 
-    A ``terminated`` built from the same entry repeats Call-ID, Switch-URI and App-Name of what was
-    lit. ``expires_s``: how long Kamailio keeps it, by default 3600, for ``terminated`` 10.
+    A ``terminated`` of the same lamp repeats Call-ID, Switch-URI and App-Name of what was lit.
     Raises UnlightableError.
     """
-    user, realm = entry.presence_user, entry.presence_realm
+    user, realm = lamp.user, lamp.realm
     _check_presentity(user, realm)
-    return _update(
-        user=user,
-        realm=realm,
-        state=state,
-        call_id=_lamp_call_id(entry.call_id),
-        caller_name=_caller_name(entry),
-        caller_uri=_caller_uri(entry),
-        switch_uri=escape(entry.switch_uri),
-        expires_s=_expires(state) if expires_s is None else expires_s,
-        headers=_headers(node, msg_id),
-    )
-
-
-def free_slot_update(user: str, realm: str, *, node: str, msg_id: str) -> DialogUpdate:
-    """``terminated`` for a known slot that is free: the answer to a probe (§5.5).
-
-    Its Call-ID is made of user and realm, so that repeating it changes nothing. Raises
-    UnlightableError.
-    """
-    _check_presentity(user, realm)
-    name = hashlib.sha256(f"{user}@{realm}".encode()).hexdigest()[:32]
-    return _update(
-        user=user,
-        realm=realm,
-        state=PresenceType.TERMINATED,
-        call_id=f"free-{name}",
-        caller_name=escape(user),
-        caller_uri=f"{user}@{realm}",
-        switch_uri="",
-        expires_s=DARK_EXPIRES_S,
-        headers=_headers(node, msg_id),
-    )
+    call_id = _lamp_call_id(lamp.call_id)
+    key = keys.dialog(realm, call_id)
+    if not keys.fits(key):
+        raise UnlightableError(f"the lamp's routing key is longer than {keys.MAX_KEY_BYTES} bytes")
+    slot_uri = f"sip:{user}@{realm}"
+    payload = envelope.headers(
+        "presence", "dialog_update", node=node, msg_id=msg_id, app_name=LAMP_APP
+    ) | {
+        "Presence-ID": f"{user}@{realm}",
+        "From": slot_uri,
+        "From-User": user,
+        "From-Realm": realm,
+        "From-Tag": _FROM_TAG,
+        "To": _caller_uri(lamp),
+        "To-User": _caller_name(lamp),
+        "To-Realm": realm,
+        "To-Tag": _TO_TAG,
+        "To-URI": slot_uri,
+        "State": state.value,
+        "Call-ID": call_id,
+        "Direction": "recipient",
+        "Expires": expires_s,
+        "Event-Package": "dialog",
+    }
+    switch_uri = escape(lamp.switch_uri)
+    if switch_uri:
+        payload["Switch-URI"] = switch_uri
+    return DialogUpdate(key=key, payload=payload)
 
 
 def escape(value: str, max_bytes: int = TEXT_BYTES) -> str:
@@ -156,54 +144,6 @@ def parse_reset(payload: Payload) -> Reset | None:
     return Reset(user=required_text(payload, "Username"), realm=required_text(payload, "Realm"))
 
 
-def _update(
-    *,
-    user: str,
-    realm: str,
-    state: PresenceType,
-    call_id: str,
-    caller_name: str,
-    caller_uri: str,
-    switch_uri: str,
-    expires_s: int,
-    headers: dict[str, object],
-) -> DialogUpdate:
-    key = keys.dialog(realm, call_id)
-    if not keys.fits(key):
-        raise UnlightableError(f"the lamp's routing key is longer than {keys.MAX_KEY_BYTES} bytes")
-    slot_uri = f"sip:{user}@{realm}"
-    payload = headers | {
-        "Presence-ID": f"{user}@{realm}",
-        "From": slot_uri,
-        "From-User": user,
-        "From-Realm": realm,
-        "From-Tag": _FROM_TAG,
-        "To": caller_uri,
-        "To-User": caller_name,
-        "To-Realm": realm,
-        "To-Tag": _TO_TAG,
-        "To-URI": slot_uri,
-        "State": state.value,
-        "Call-ID": call_id,
-        "Direction": "recipient",
-        "Expires": expires_s,
-        "Event-Package": "dialog",
-    }
-    if switch_uri:
-        payload["Switch-URI"] = switch_uri
-    return DialogUpdate(key=key, payload=payload)
-
-
-def _headers(node: str, msg_id: str) -> dict[str, object]:
-    return envelope.headers(
-        "presence", "dialog_update", node=node, msg_id=msg_id, app_name=LAMP_APP
-    )
-
-
-def _expires(state: PresenceType) -> int:
-    return DARK_EXPIRES_S if state is PresenceType.TERMINATED else LIT_EXPIRES_S
-
-
 def _check_presentity(user: str, realm: str) -> None:
     """User and realm are the lamp's identity: they cannot be changed to make them safe."""
     for name, value in (("user", user), ("realm", realm)):
@@ -227,16 +167,16 @@ def _lamp_call_id(call_id: str) -> str:
     return escaped
 
 
-def _caller_name(entry: SlotEntry) -> str:
+def _caller_name(lamp: Lamp) -> str:
     """Never empty: a phone shows it beside the lamp."""
-    names = (entry.caller_name, entry.caller_number)
+    names = (lamp.caller_name, lamp.caller_number)
     shown = (escape(name.strip()).strip() for name in names)
     return next((name for name in shown if name), UNKNOWN)
 
 
-def _caller_uri(entry: SlotEntry) -> str:
+def _caller_uri(lamp: Lamp) -> str:
     """A bare URI, never empty: without it the update is refused and the lamp goes off."""
-    number = entry.caller_number or UNKNOWN
-    uris = (entry.caller_uri, f"{number}@{entry.presence_realm}")
+    number = lamp.caller_number or UNKNOWN
+    uris = (lamp.caller_uri, f"{number}@{lamp.realm}")
     bare = (escape(_NOT_IN_URI.sub("", uri)) for uri in uris)
     return next(uri for uri in bare if uri)

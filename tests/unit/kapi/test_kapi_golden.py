@@ -239,15 +239,21 @@ def test_park_events_are_the_references(event: ParkEvent) -> None:
 def test_lamps_are_the_references() -> None:
     for recorded in messages("out", "presence"):
         payload = recorded["payload"]
-        entry = examples.entry(
+        lamp = examples.lamp(
             call_id=CallId(payload["Call-ID"]),
             switch_uri=payload["Switch-URI"],
-            presence_user=payload["From-User"],
-            presence_realm=payload["From-Realm"],
+            user=payload["From-User"],
+            realm=payload["From-Realm"],
             caller_name=payload["To-User"],
             caller_uri=payload["To"],
         )
-        built = presence.dialog_update(entry, PresenceType(payload["State"]), node="n", msg_id="m")
+        built = presence.dialog_update(
+            lamp,
+            PresenceType(payload["State"]),
+            expires_s=payload["Expires"],
+            node="n",
+            msg_id="m",
+        )
         assert comparable(built.payload) == comparable(payload)
         assert built.key == recorded["routing_key"]
 

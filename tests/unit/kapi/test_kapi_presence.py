@@ -18,17 +18,19 @@ from worker.kapi.presence import (
     UnlightableError,
     dialog_update,
     escape,
-    free_slot_update,
     parse_probe,
     parse_reset,
 )
+from worker.parking.lamp import Lamp
 from worker.parking.model import PresenceType
 
 NASTY = st.text(st.sampled_from("a<&\">' \x00\x1b\n\u2028é漢😀\ufffe%;@")) | st.text()
 
 
 def lamp(state: PresenceType = PresenceType.EARLY, **changes: Any) -> dict[str, Any]:
-    update = dialog_update(examples.entry(**changes), state, node=examples.NODE, msg_id="m-1")
+    update = dialog_update(
+        examples.lamp(**changes), state, expires_s=600, node=examples.NODE, msg_id="m-1"
+    )
     return update.payload
 
 
@@ -66,33 +68,19 @@ def test_a_lit_lamp_has_exactly_these_fields() -> None:
         "Call-ID": "alice-1@10.0.0.7",
         "Switch-URI": "sip:10.26.0.11:11000",
         "Direction": "recipient",
-        "Expires": 3600,
+        "Expires": 600,
         "Event-Package": "dialog",
     }
 
 
-@pytest.mark.parametrize(
-    ("state", "expires_s"),
-    [
-        (PresenceType.EARLY, 3600),
-        (PresenceType.CONFIRMED, 3600),
-        (PresenceType.TERMINATED, 10),
-    ],
-)
-def test_each_state_has_its_expiry(state: PresenceType, expires_s: int) -> None:
+@pytest.mark.parametrize("state", PresenceType)
+def test_the_state_is_the_callers(state: PresenceType) -> None:
     assert lamp(state)["State"] == state.value
-    assert lamp(state)["Expires"] == expires_s
-
-
-def test_the_expiry_can_be_shorter() -> None:
-    update = dialog_update(
-        examples.entry(), PresenceType.EARLY, node="n", msg_id="m", expires_s=600
-    )
-    assert update.payload["Expires"] == 600
 
 
 def test_the_key_has_three_words() -> None:
-    update = dialog_update(examples.entry(), PresenceType.EARLY, node="n", msg_id="m")
+    early = PresenceType.EARLY
+    update = dialog_update(examples.lamp(), early, expires_s=600, node="n", msg_id="m")
     assert update.key == "dialog.Acme%2Eexample.alice-1%4010%2E0%2E0%2E7"
 
 
@@ -181,14 +169,14 @@ def test_the_longest_name_is_cut_to_255_bytes() -> None:
         ({"call_id": "a\nb"}, "the Call-ID has control characters"),
         ({"call_id": ""}, "the Call-ID is empty"),
         ({"call_id": "@" * 90}, "the lamp's routing key is longer than 255 bytes"),
-        ({"presence_user": ""}, "the lamp's user is empty"),
-        ({"presence_realm": ""}, "the lamp's realm is empty"),
-        ({"presence_user": "a&b"}, "the lamp's user has characters no presence URI can carry"),
-        ({"presence_user": "vip room"}, "the lamp's user has characters no presence URI can carry"),
-        ({"presence_user": "a@b"}, "the lamp's user has characters no presence URI can carry"),
-        ({"presence_realm": 'a"b'}, "the lamp's realm has characters no presence URI can carry"),
-        ({"presence_realm": "a\x00b"}, "the lamp's realm has characters no presence URI can carry"),
-        ({"presence_user": "1" * 250}, "the lamp's URI is longer than 255 bytes"),
+        ({"user": ""}, "the lamp's user is empty"),
+        ({"realm": ""}, "the lamp's realm is empty"),
+        ({"user": "a&b"}, "the lamp's user has characters no presence URI can carry"),
+        ({"user": "vip room"}, "the lamp's user has characters no presence URI can carry"),
+        ({"user": "a@b"}, "the lamp's user has characters no presence URI can carry"),
+        ({"realm": 'a"b'}, "the lamp's realm has characters no presence URI can carry"),
+        ({"realm": "a\x00b"}, "the lamp's realm has characters no presence URI can carry"),
+        ({"user": "1" * 250}, "the lamp's URI is longer than 255 bytes"),
     ],
 )
 def test_a_lamp_that_cannot_be_made_safe_is_refused(changes: dict[str, Any], reason: str) -> None:
@@ -206,12 +194,15 @@ def test_a_call_id_of_128_bytes_is_lit() -> None:
 @given(st.text(), st.text(), st.text())
 def test_any_lamp_is_valid_or_refused(user: str, realm: str, call_id: str) -> None:
     facts: dict[str, Any] = {
-        "presence_user": user,
-        "presence_realm": realm,
+        "user": user,
+        "realm": realm,
         "call_id": call_id,
     }
+    early = PresenceType.EARLY
     try:
-        update = dialog_update(examples.entry(**facts), PresenceType.EARLY, node="n", msg_id="m")
+        update = dialog_update(
+            examples.lamp(**facts), early, expires_s=600, node="n", msg_id="m"
+        )
     except UnlightableError:
         return
     assert schema.first_error("presence.dialog_update", update.payload) is None
@@ -226,10 +217,12 @@ def test_a_missing_switch_uri_is_left_out() -> None:
 
 def test_a_free_slot_is_dark_under_a_stable_id() -> None:
     def free(user: str) -> dict[str, Any]:
-        return free_slot_update(user, "acme.example", node="n", msg_id="m").payload
+        nobody, dark = Lamp.of_free(user, "acme.example"), PresenceType.TERMINATED
+        return dialog_update(nobody, dark, expires_s=10, node="n", msg_id="m").payload
 
     assert free("*3101") == free("*3101")
     assert free("*3101")["State"] == "terminated"
+    assert free("*3101")["To-User"] == "unknown"
     assert free("*3101")["Call-ID"] != free("*3102")["Call-ID"]
     with pytest.raises(UnlightableError):
         free("a b")
