@@ -81,7 +81,7 @@ async def test_close_all_connections_ends_every_link_and_loses_no_confirmed_reco
                 await link.closed
     async with links_to(own_node.url, 1) as (link,):
         confirmed = {body for body, future in futures.items() if future.exception() is None}
-        assert 0 < len(confirmed) < len(futures)
+        assert confirmed  # all of them, when the last confirms overtook the end
         records = await log_of(link, name("log"), len(confirmed))
         assert confirmed <= set(bodies(records))
 
