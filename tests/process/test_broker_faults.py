@@ -108,13 +108,12 @@ FAULTS: dict[str, Callable[[PrivateNode], None]] = {
     "killed, wiped and started": kill_wipe_start,
 }
 
+IN_CI = ("connections closed", "killed, wiped and started")
+
 
 @pytest.mark.parametrize(
     "fault",
-    [
-        pytest.param(name, marks=pytest.mark.chaos if name == "killed and started" else ())
-        for name in FAULTS
-    ],
+    [pytest.param(name, marks=() if name in IN_CI else pytest.mark.chaos) for name in FAULTS],
 )
 def test_calls_outlive_the_broker(own_node: PrivateNode, node_zone: Zone, fault: str) -> None:
     """Parked, rung back, reserved, hung up meanwhile: each goes on as if nothing had been."""

@@ -293,7 +293,7 @@ def test_bad_text_in_properties_costs_nobody_else_anything(
         channel = connection.channel()
         properties = pika.BasicProperties(content_type="@@BAD@@", app_id="@@BAD@@")
         pieces = [piece.replace(b"@@BAD@@", NO_UTF8) for piece in properties.encode()]
-        properties.encode = lambda: pieces
+        properties.encode = lambda: list(pieces)
         for exchange, routing_key in (
             ("kapps", "callflow.action.park"),
             ("callevt", f"call.CHANNEL_X.{encode(parked.call_id)}"),

@@ -32,6 +32,10 @@ def assert_sound(calls: list[PeerCall]) -> None:
         assert len(call.results) <= 1, call.story()
 
 
+def unanswered(_call: PeerCall, _command: Payload) -> None:
+    """A switch that takes its time."""
+
+
 def assert_stays_dark(peer: SteadyPeer, call: PeerCall) -> None:
     peer.quiet(0.3, lambda: call.lamp() == "terminated", "dark")
 
@@ -209,16 +213,13 @@ def test_a_retriever_whose_worker_dies_in_mid_pickup_keeps_its_call(
         slot = str(101 + number)
         parkee = scene.parked(slot, f"p{number}")
         retriever = scene.make(f"r{number}", f"5{slot}", data={"action": "retrieve", "slot": slot})
-        commands: list[Payload] = []
-        retriever.answers["call_pickup"] = lambda _call, command, kept=commands: kept.append(
-            command
-        )
+        retriever.answers["call_pickup"] = unanswered
         peer.execute(retriever)
-        retriever.wait("call_pickup")
+        command = retriever.wait("call_pickup")
         name = zone.owner(retriever)
         zone.kill(name)
         # Only now does the switch connect the two.
-        ANSWERS["call_pickup"](retriever, commands[0])
+        ANSWERS["call_pickup"](retriever, command)
         parkee.wait("terminated", 10)
         retriever.wait_result(TRANSFER, timeout_s=10)
         assert retriever.count("call_pickup") == 1, retriever.story()
@@ -329,7 +330,7 @@ def frozen_owner(peer: SteadyPeer, zone: Zone, scene: Scene, frozen_s: float) ->
         and one.payload.get("Node") == zone.node("w1")
         and one.payload.get("Call-ID") in ids
     ]
-    assert [str(one) for one in said] == []
+    assert [f"{one} {one.payload.get('State', '')}" for one in said] == []
     after = {call.call_id: list(call.names()) for call in [*calls, left]}
     news = {key: after[key][len(before[key]) :] for key in after}
     assert {name for names in news.values() for name in names} <= {"terminated"}
