@@ -50,6 +50,8 @@ class Survey:
     took: dict[SessionId, WorkerId] = field(default_factory=dict)
     """Who took an execute."""
     executes: set[SessionId] = field(default_factory=set)
+    calls: set[str] = field(default_factory=set)
+    """Calls of those executes."""
     tapped: dict[tuple[str, str], int] = field(default_factory=dict)
     """(exchange, key) of direct exchanges → since when they are seen."""
     old_calls: set[str] = field(default_factory=set)
@@ -106,8 +108,9 @@ def survey(trace: Trace) -> Survey:
 
 
 def _has_our_ids(trace: Trace, executes: set[SessionId]) -> bool:
-    """Whether most commands quote ids that our sessions make up (they follow from the execute's),
-    and no worker in the trace says that it is of another version."""
+    """Whether commands and questions quote ids that our sessions make up (these follow from the
+    execute's), and no worker in the trace says that it is of another version. Half of them would
+    do: nobody else's ids ever fit."""
     ours = {
         session_made_id(session, 0, number)
         for session in executes
@@ -117,12 +120,12 @@ def _has_our_ids(trace: Trace, executes: set[SessionId]) -> bool:
     for line in trace.lines:
         if not isinstance(line, Message):
             continue
-        if line.exchange == Exchange.CALLCTL:
-            total += 1
+        if line.exchange == Exchange.CALLCTL or INBOX in line.text("Server-ID"):
+            total += line.exchange in {Exchange.CALLCTL, Exchange.CALLEVT}
             same += line.text("Msg-ID") in ours
         elif SETTINGS in (line.payload or {}) and line.text("App-Version") != __version__:
             return False
-    return 2 * same > total
+    return same > 0 and 2 * same >= total
 
 
 def _table(found: Survey, state: Plain) -> None:
@@ -176,6 +179,7 @@ def _message(
     node, server = line.text("Node"), line.text("Server-ID")
     if line.exchange == Exchange.KAPPS:
         found.executes.add(SessionId(line.text("Msg-ID")))
+        found.calls.add(line.text("Call-ID"))
     elif line.exchange == Exchange.TARGETED and line.text("Event-Name").startswith("action."):
         accepted.setdefault(SessionId(line.text("Msg-ID")), node)
     elif line.exchange == Exchange.NODES and line.payload is not None:

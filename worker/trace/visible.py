@@ -68,6 +68,8 @@ class Visibility:
         """Of a lamp nobody lit in this trace: an answer from what a worker remembers."""
         if all(seen.joined for seen in self.survey.workers.values()):
             return False
+        if effect.payload.get("Call-ID") in self.survey.calls:
+            return False
         channel = effect.channel.lower()
         return not any(other.channel.lower() == channel for other in self.said)
 
