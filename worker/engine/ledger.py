@@ -37,7 +37,7 @@ from worker.parking.changes import (
 from worker.parking.model import AccountId, ReleaseReason, SessionId, SlotEntry, WorkerId
 from worker.parking.node import parse_node
 from worker.parking.session import Rules, Session, State
-from worker.parking.slot_rows import SessionRow
+from worker.parking.slot_rows import TOOK_LATE, SessionRow
 from worker.parking.slots import SlotTable
 
 
@@ -170,7 +170,8 @@ class Ledger:
         live = self._calls.drop(session)
         if live is not None:
             self._calls.settle(live)
-            entry = self._table.entry_of(session)
+            # The table may have gone on: freed since, by the other worker.
+            entry = self._table.entry_of(session) or live.session.entry
             if entry is not None:
                 self._lamps.forget(entry)
             self._log("session let go", session=session, call_id=live.session.call_id)
@@ -178,8 +179,8 @@ class Ledger:
     def _adopt(self, session: SessionId, now_ms: int) -> None:
         """Go on with a session another worker had (design §5)."""
         row = self._table.session(session)
-        if row is None or session in self._calls.live:
-            return
+        if row is None or row.owner != self._config.worker or session in self._calls.live:
+            return  # what we are told lags behind the table: it may have moved on
         try:
             wanted = execute.parse_execute(orjson.loads(row.facts))
             node = parse_node(schema.validate_node(wanted.data))
@@ -197,6 +198,7 @@ class Ledger:
             holds=self._table.entry_of(session),
             retrieves=target,
             freed=_freed(row),
+            took=_took(row),
         )
         live = LiveSession(fresh, facts="", generation=row.generation, opened=True)
         self._calls.add(live)
@@ -219,3 +221,18 @@ def _freed(row: SessionRow) -> Released | None:
         author=WorkerId(""),
         owner=row.owner,
     )
+
+
+def _took(row: SessionRow) -> Released | ReleaseRefused | None:
+    """What the log answered to the retriever that was bridged, told again to its successor."""
+    won = [
+        decision.entry
+        for decision in row.decided
+        if isinstance(decision, RetrieveDecided) and decision.outcome is RetrieveOutcome.WON
+    ]
+    if not row.took or not won or won[-1] is None:
+        return None
+    entry, reason = won[-1], ReleaseReason.RETRIEVED
+    if row.took == TOOK_LATE:
+        return ReleaseRefused(holder=entry.session, by=row.session, reason=reason)
+    return Released(entry=entry, reason=reason, by=row.session, author=WorkerId(""), owner=None)

@@ -120,9 +120,10 @@ class LampBook:
             if ended is not None and ended.said:
                 return []
             return self._end(self._open(lamp), now_ms)
-        if dialog.ended_ms is not None or not self._dialogs.release(dialog, entry):
-            return []
-        return self._end(dialog, now_ms)
+        if dialog.ended_ms is not None:
+            unsaid = any(reason is Reason.ORPHANED for _, reason in dialog.plan)
+            return self._end(dialog, now_ms) if unsaid else []
+        return self._end(dialog, now_ms) if self._dialogs.release(dialog, entry) else []
 
     def adopt(self, entry: SlotEntry, now_ms: int) -> None:
         """The session of ``entry`` is ours now: what its last owner said is said again."""

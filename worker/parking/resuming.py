@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from worker.parking import arriving, holding, retrieving, ringing, visiting
 from worker.parking import effects as do
 from worker.parking import events as e
-from worker.parking.changes import Released
+from worker.parking.changes import Released, ReleaseRefused
 from worker.parking.model import CallId, SlotEntry, SlotId
 from worker.parking.session import Check, Session, State, Timer
 
@@ -25,10 +25,12 @@ def restore(
     holds: SlotEntry | None,
     retrieves: SlotEntry | None,
     freed: Released | None,
+    took: Released | ReleaseRefused | None = None,
 ) -> None:
     """Put a fresh session where ``saved`` (its checkpoint, maybe empty) and the table say it is.
 
-    ``freed``: how the slot it once held became free, when it did."""
+    ``freed``: how the slot it once held became free, when it did. ``took``: what the log answered
+    when it, a retriever, was bridged."""
     session.started = True
     session.target = retrieves
     entry = holds
@@ -51,8 +53,8 @@ def restore(
         session.timers = {
             timer: int(timers[timer.value]) for timer in Timer if timer.value in timers
         }
-    session.freed = freed
-    session.state = _state(entry, saved, freed=freed)
+    session.freed, session.took = freed, took
+    session.state = State.HANDING_OVER if took else _state(entry, saved, freed=freed)
 
 
 def _number(saved: Mapping[str, object], key: str) -> int:
@@ -101,13 +103,13 @@ def resume(s: Session, event: e.Resumed, now_ms: int) -> None:
         case State.RELEASING if s.freed is not None:
             # Decided while its owner was dead, or the owner died before it acted on it.
             holding.released(s, s.freed, now_ms)
-        case State.RELEASING | State.HANDING_OVER:
+        case State.RETRIEVING | State.PICKING_UP | State.DOUBTING | State.HANDING_OVER:
+            _resume_retriever(s, now_ms)
+        case State.RELEASING:
             s.timers[Timer.STEP] = min(s.timers.get(Timer.STEP, now_ms), now_ms)
         case State.CLAIMING:
             s.liveness = None
             arriving.ask_for_slot(s, now_ms)
-        case State.RETRIEVING:
-            retrieving.ask_for_pickup(s, now_ms)
         case State.CONFIRMING:
             s.liveness = None
         case _:
@@ -158,3 +160,14 @@ def _resume_visitor(s: Session, now_ms: int) -> None:
     s.checks.add(Check.RESUME)
 
 
+def _resume_retriever(s: Session, now_ms: int) -> None:
+    if s.state is State.RETRIEVING:
+        retrieving.ask_for_pickup(s, now_ms)
+    elif s.state is not State.HANDING_OVER:
+        s.checks.add(Check.RESUME)  # the bridge may have come while nobody listened
+    elif isinstance(s.took, Released):
+        retrieving.handed_over(s, s.took, now_ms)
+    elif s.took is not None:
+        retrieving.handed_over_by_other(s, s.took, now_ms)
+    else:
+        s.timers[Timer.STEP] = min(s.timers.get(Timer.STEP, now_ms), now_ms)

@@ -18,7 +18,7 @@ from worker.parking.changes import (
 )
 from worker.parking.holding import has_lost_control
 from worker.parking.model import ReleaseReason, SlotEntry
-from worker.parking.session import RELEASE_AGAIN_MS, Session, State, Timer
+from worker.parking.session import RECHECK_MS, RELEASE_AGAIN_MS, Check, Session, State, Timer
 
 PICKUP_MS = 10_000
 """Absolute: unrelated events do not restart it (D11)."""
@@ -111,7 +111,9 @@ def turn_never_came(s: Session, now_ms: int) -> None:
 
 def watched(s: Session, _event: e.CallWatched, _now_ms: int) -> None:
     s.watched = True
-    if s.state is State.PICKING_UP and s.target is not None and s.round == 0:
+    if Check.RESUME in s.checks:
+        ask_about_ourselves(s, _now_ms)
+    elif s.state is State.PICKING_UP and s.target is not None and s.round == 0:
         pick_up(s)
 
 
@@ -134,8 +136,8 @@ def bridged(s: Session, event: e.ChannelBridged, now_ms: int) -> None:
 
 
 def found_bridged(s: Session, target: SlotEntry, now_ms: int) -> None:
-    """Taken over from a worker that died during the pickup: it had succeeded."""
-    s.target = target
+    """It had succeeded while nobody listened, or its owner died during the pickup."""
+    s.target, s.asked = target, None
     s.enter(State.HANDING_OVER)
     _free_slot(s, now_ms)
 
@@ -244,11 +246,32 @@ def _give_back(s: Session) -> None:
 # ---- the retriever itself -----------------------------------------------------------------------
 
 
-def own_liveness(s: Session, event: e.LivenessKnown, _now_ms: int) -> None:
-    if event.call_id == s.call_id and event.liveness is e.Liveness.DEAD:
+def own_liveness(s: Session, event: e.LivenessKnown, now_ms: int) -> None:
+    if event.call_id != s.call_id:
+        return
+    if event.liveness is e.Liveness.DEAD:
         _give_back(s)
         s.finish(do.Verdict.STOP)
         s.end()
+    elif Check.RESUME in s.checks and event.liveness is e.Liveness.UNKNOWN:
+        s.timers[Timer.RECHECK] = now_ms + RECHECK_MS
+    elif Check.RESUME in s.checks:
+        s.checks.discard(Check.RESUME)
+        if s.target is not None and event.other_leg == s.target.call_id:
+            found_bridged(s, s.target, now_ms)
+
+
+def ask_about_ourselves(s: Session, _now_ms: int) -> None:
+    s.emit(do.AskLiveness(call_id=s.call_id))
+
+
+def time_is_up(s: Session, now_ms: int) -> None:
+    """Give up, but not on a call of which nobody knows whether it talks to the parkee by now."""
+    if Check.RESUME in s.checks:
+        s.timers[Timer.STEP] = now_ms + RECHECK_MS
+        ask_about_ourselves(s, now_ms)
+    else:
+        gave_up(s, now_ms)
 
 
 def retriever_gone(s: Session, _event: e.ChannelDestroyed, _now_ms: int) -> None:

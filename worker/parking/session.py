@@ -13,7 +13,7 @@ from enum import Enum
 
 from worker.parking import effects as do
 from worker.parking.call import Arrival, Call
-from worker.parking.changes import Released
+from worker.parking.changes import Released, ReleaseRefused
 from worker.parking.events import Liveness
 from worker.parking.model import (
     Action,
@@ -150,6 +150,7 @@ class Session:
         "state",
         "target",
         "timers",
+        "took",
         "unsent",
         "watched",
     )
@@ -168,6 +169,8 @@ class Session:
         """The slot this session holds."""
         self.freed: Released | None = None
         """Adopted too late: how the slot it held became free."""
+        self.took: Released | ReleaseRefused | None = None
+        """Adopted too late: what the log answered when it was bridged to whom it retrieved."""
         self.target: SlotEntry | None = None
         """The slot this session picks up from, or that it suspects to be held by a dead call."""
         self.timers: dict[Timer, int] = {}

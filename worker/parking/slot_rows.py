@@ -19,6 +19,11 @@ LONGEST_NUMBER = 18
 
 Decision = ClaimDecided | RetrieveDecided
 
+TOOK_FIRST = "first"
+"""The slot was freed by the retriever's word."""
+TOOK_LATE = "late"
+"""Somebody else had freed it before."""
+
 
 def number_of(slot: str) -> int | None:
     """The slot's number when its text is a plain run of digits (``"0101"`` is 101), else None."""
@@ -112,6 +117,8 @@ class SessionRow:
     """Why the slot it held is free again (a ReleaseReason), for a successor; "" while it is not."""
     freed_by: str = ""
     """The session that freed it."""
+    took: str = ""
+    """A retriever that has said that it is bridged: TOOK_FIRST or TOOK_LATE; for a successor."""
     holds: SlotId | None = None
     retrieves: SlotId | None = None
     decided: list[Decision] = field(default_factory=list)

@@ -36,7 +36,13 @@ from worker.parking.records import (
     Swap,
     Unretrieve,
 )
-from worker.parking.slot_rows import Decision, SessionRow, exceeds
+from worker.parking.slot_rows import (
+    TOOK_FIRST,
+    TOOK_LATE,
+    Decision,
+    SessionRow,
+    exceeds,
+)
 from worker.parking.slot_view import Ignored, SlotView
 
 REMEMBERED_CLOSED = 8192
@@ -238,10 +244,15 @@ class SlotRules(SlotView):
     # ---- releases and the rest of a session's life ----------------------------------------------
 
     def _release(self, record: Release) -> list[Change]:
-        if self._spoken_for(record.by, record.author) is None:
+        by = self._spoken_for(record.by, record.author)
+        if by is None:
             return []
         entry = self._store.entry(record.account, record.slot)
-        if entry is None or entry.session != record.holder:
+        late = entry is None or entry.session != record.holder
+        if record.reason is ReleaseReason.RETRIEVED and not by.took:
+            by.took = TOOK_LATE if late else TOOK_FIRST
+            self._mark(by)
+        if entry is None or late:
             return [ReleaseRefused(holder=record.holder, by=record.by, reason=record.reason)]
         return self._free(entry, record.reason, record.by, record.author)
 

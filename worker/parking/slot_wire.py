@@ -210,6 +210,8 @@ def session_to_plain(row: SessionRow, entry: SlotEntry | None) -> dict[str, obje
         plain["entry"] = entry_to_plain(entry)
     if row.freed:
         plain["freed"], plain["freed_by"] = row.freed, row.freed_by
+    if row.took:
+        plain["took"] = row.took
     if row.retrieves is not None:
         plain["retrieves"] = row.retrieves
     if row.forgotten_claim or row.forgotten_retrieve:
@@ -245,7 +247,10 @@ _HEAD_FIELDS = tuple(
     item
     for item in fields(SessionRow)
     if item.name
-    in {"session", "account", "owner", "opened", "facts", "state", "freed", "freed_by", "retrieves"}
+    in {
+        *("session", "account", "owner", "opened", "facts", "state"),
+        *("freed", "freed_by", "retrieves", "took"),
+    }
 )
 _READERS |= {"owner": _optional(_text), "opened": _whole, "retrieves": _optional(_text)}
 
