@@ -31,7 +31,7 @@ class Tape(World):
     """`World` whose messages, both ways, are kept as lines."""
 
     config: EngineConfig = field(default_factory=lambda: make_config(version=__version__))
-    lines: list[Line] = field(default_factory=list)
+    lines: list[Message] = field(default_factory=list)
 
     def deliver(self, body: bytes, redelivered: bool = False, age_ms: int = 0) -> None:
         self._keep("kapps", "callflow.action.park", json.loads(body), sent=self.now_ms - age_ms)
@@ -63,12 +63,12 @@ class Tape(World):
 
     def trace(self, lines: Iterable[Line] | None = None) -> Trace:
         """What is on the tape, or these lines instead, after a way through JSON text."""
-        rest = list(self.lines if lines is None else lines)
+        rest: list[Line] = list(self.lines if lines is None else lines)
         return parse_trace(self.rows(rest))
 
     def rows(self, lines: Iterable[Line] | None = None, *, numbered: bool = False) -> list[bytes]:
         """The lines of the file it would be."""
-        rest = list(self.lines if lines is None else lines)
+        rest: list[Line] = list(self.lines if lines is None else lines)
         rest.append(Ended(at_ms=self.now_ms, reason="stopped"))
         body = [line_bytes(line, n if numbered else None) for n, line in enumerate(rest, 1)]
         return [row.rstrip(b"\n") for row in (head_bytes(HEAD), *body)]
@@ -110,10 +110,9 @@ def find(tape: Tape, name: str, *, call_id: str = "", nth: int = 0) -> int:
     """Index of the nth line whose event, command or state has that name."""
     found = []
     for index, line in enumerate(tape.lines):
-        if isinstance(line, Message) and line.payload is not None:
-            names = {line.text(key) for key in ("Event-Name", "Application-Name", "State")}
-            if name in names and call_id in ("", line.text("Call-ID")):
-                found.append(index)
+        names = {line.text(key) for key in ("Event-Name", "Application-Name", "State")}
+        if name in names and call_id in ("", line.text("Call-ID")):
+            found.append(index)
     return found[nth]
 
 
@@ -124,7 +123,6 @@ def dropped(tape: Tape, index: int) -> Trace:
 def changed(tape: Tape, index: int, **fields: Any) -> Trace:
     """With fields of one payload set to something else; ``_`` stands for ``-``."""
     line = tape.lines[index]
-    assert isinstance(line, Message)
     news = {name.replace("_", "-"): value for name, value in fields.items()}
     new = replace(line, payload={**(line.payload or {}), **news})
     return tape.trace([*tape.lines[:index], new, *tape.lines[index + 1 :]])
@@ -132,8 +130,8 @@ def changed(tape: Tape, index: int, **fields: Any) -> Trace:
 
 def later(tape: Tape, index: int, by_ms: int) -> Trace:
     """With one line seen so much later."""
-    line = replace(tape.lines[index], at_ms=tape.lines[index].at_ms + by_ms)  # type: ignore[type-var,union-attr]
+    line = replace(tape.lines[index], at_ms=tape.lines[index].at_ms + by_ms)
     rest = [*tape.lines[:index], *tape.lines[index + 1 :]]
-    after = [n for n, other in enumerate(rest) if getattr(other, "at_ms", 0) > line.at_ms]  # type: ignore[union-attr]
+    after = [n for n, other in enumerate(rest) if other.at_ms > line.at_ms]
     place = after[0] if after else len(rest)
     return tape.trace([*rest[:place], line, *rest[place:]])

@@ -70,7 +70,7 @@ def episode(world: World, rounds: int = 6) -> None:
         world.completed("answer", f"v{n}")
         world.execute(f"x{n}", capture=f"9{slot}", **attended(f"v{n}"))
         world.wait(500)
-        fetch = {"Custom_Channel_Vars": {"Fetch-ID": f"fetch-a{n}"}}
+        fetch: dict[str, Any] = {"Custom_Channel_Vars": {"Fetch-ID": f"fetch-a{n}"}}
         world.event("CHANNEL_REPLACED", f"a{n}", Replaced_By=f"n{n}", **fetch)
         world.execute(f"b{n}", capture=slot, data={"action": "auto"})
         world.wait(300)
@@ -275,7 +275,7 @@ def test_a_journal_whose_state_is_of_no_use_is_no_trace(
     def change(row: dict[str, Any]) -> bool:
         if row["kind"] == "state":
             row["engine_base64"] = state
-        return row["kind"] == "state"
+        return bool(row["kind"] == "state")
 
     edited(path, change)
     with pytest.raises(NotATraceError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.solo import make_config
+from tests.solo import BLIND, make_config
 from tests.unit.trace.tape import (
     Tape,
     changed,
@@ -21,7 +21,7 @@ from tests.unit.trace.tape import (
 from worker import __version__
 from worker.parking.model import Compat
 from worker.trace.differences import Kind
-from worker.trace.lines import Message, Tapped, Trace, parse_trace, read_trace
+from worker.trace.lines import Tapped, Trace, parse_trace, read_trace
 from worker.trace.replay import ReplayResult, replay
 from worker.trace.update import update_trace
 
@@ -148,7 +148,6 @@ def test_a_changed_field_of_an_effect_is_named(
 def test_a_changed_field_of_an_input_shows_in_the_effects(tape: Tape) -> None:
     index = find(tape, "action.execute")
     line = tape.lines[index]
-    assert isinstance(line, Message)
     assert line.payload is not None
     call = {**line.payload["Call"], "Caller-ID-Name": "Zoe"}  # type: ignore[dict-item]
     result = replay(changed(tape, index, Call=call))
@@ -176,8 +175,8 @@ def test_an_effect_may_be_a_little_late_but_not_more(tape: Tape) -> None:
 def test_a_ringback_that_came_too_early_is_told() -> None:
     tape = ten_minutes()
     index = find(tape, "bridge")
-    line = replace(tape.lines[index], at_ms=tape.lines[index].at_ms - 5_000)  # type: ignore[type-var,union-attr]
-    before = next(n for n, one in enumerate(tape.lines) if one.at_ms >= line.at_ms)  # type: ignore[union-attr]
+    line = replace(tape.lines[index], at_ms=tape.lines[index].at_ms - 5_000)
+    before = next(n for n, one in enumerate(tape.lines) if one.at_ms >= line.at_ms)
     rest = [one for n, one in enumerate(tape.lines) if n != index]
     result = replay(tape.trace([*rest[:before], line, *rest[before:]]))
     assert Kind.EARLY in kinds(result) or Kind.ORDER in kinds(result)
@@ -190,7 +189,7 @@ def foreign(tape: Tape) -> Trace:
     """The same recording by somebody who makes up other ids."""
     lines = []
     for line in tape.lines:
-        if not isinstance(line, Message) or line.exchange == "kapps":
+        if line.exchange == "kapps":
             lines.append(line)
             continue
         payload = dict(line.payload or {})
@@ -223,14 +222,14 @@ def test_prompts_are_followed_by_the_recorded_noop() -> None:
 
 def test_commands_before_their_queue_was_tapped_are_not_missed(tape: Tape) -> None:
     hold = find(tape, "hold")
-    first = tape.lines[0].at_ms  # type: ignore[union-attr]
+    first = tape.lines[0].at_ms
     lines = [
         line
         for n, line in enumerate(tape.lines)
-        if n != hold and not (isinstance(line, Message) and line.exchange == "targeted")
+        if n != hold and line.exchange != "targeted"
     ]
     assert Kind.UNEXPECTED in kinds(replay(tape.trace(lines)))
-    queue = tape.lines[hold].key  # type: ignore[union-attr]
+    queue = tape.lines[hold].key
     tap = Tapped(at_ms=first + 500, exchange="callctl", key=queue)
     result = replay(tape.trace([tap, *lines]))
     assert "hold" not in said(result)
@@ -239,14 +238,12 @@ def test_commands_before_their_queue_was_tapped_are_not_missed(tape: Tape) -> No
 
 def test_settings_come_from_the_workers_advertisement() -> None:
     tape = Tape(config=make_config(version=__version__, compat=Compat.STRICT, lamp_expires_s=77))
-    tape.execute("a", capture="101", **BLIND_ARGUMENTS)
+    tape.execute("a", capture="101", **BLIND)
     tape.wait(16_000)
     assert said(replay(tape.trace())) == ""
     result = replay(tape.trace(), overrides={"lamp_expires_s": 600})
     assert "/Expires" in said(result)
 
-
-BLIND_ARGUMENTS = {"referred_to": "<sip:*3101@acme.example.com>"}
 
 # ---- update -------------------------------------------------------------------------------------
 
