@@ -82,7 +82,7 @@ def _add_shadow(commands: Commands) -> None:
         default=[],
         type=Path,
         metavar="FILE",
-        help="recordings of the platform's module instead of a live broker",
+        help="recordings (or folders of them) of the platform's module, not a live broker",
     )
     shadow.add_argument(
         "--from",

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 from worker.errors import BrokerError, UsageError
 from worker.settings import Settings
 from worker.trace.config_plain import merged, parse_overrides, settings_to_plain
-from worker.trace.lines import Message, read_trace
+from worker.trace.lines import Message, NotATraceError, read_trace
 from worker.trace.tap import Filters
 
 if TYPE_CHECKING:
@@ -172,16 +172,36 @@ def run_shadow(read: Callable[[], Settings], options: ShadowOptions) -> int:
     report = ShadowReport(as_json=options.as_json)
     if not options.recordings and not options.traces:
         return asyncio.run(_shadow(read(), callflows, overrides, report, options.seconds))
-    for path in options.recordings:
-        recording = read_recording(path)
+    useless: list[NotATraceError] = []
+    files = [file for path in options.recordings for file in _files(path)]
+    for path in files:
+        try:
+            recording = read_recording(path)
+        except NotATraceError as error:
+            useless.append(error)
+            continue
         result = Shadow(callflows, overrides).run(recording.messages, recording.outcomes)
         report.whole(str(path), result)
+    _complain(useless, of=len(files))
     for path in options.traces:
         trace = read_trace(path)
         messages = [line for line in trace.lines if isinstance(line, Message)]
         settings = merged(trace.head.settings, overrides)
         report.whole(str(path), Shadow(callflows, settings).run(messages))
     return EXIT_DIFFERENT if report.unexplained else 0
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or the JSON files of a folder."""
+    return sorted(path.glob("*.json")) if path.is_dir() else [path]
+
+
+def _complain(useless: list[NotATraceError], *, of: int) -> None:
+    """Say which files were left out; when that is all of them, that is an error."""
+    if useless and len(useless) == of:
+        raise useless[0]
+    for error in useless:
+        print(f"kzpark: left out: {error}", file=sys.stderr)
 
 
 async def _shadow(

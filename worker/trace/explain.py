@@ -82,6 +82,10 @@ class Case:
         return self.is_(kind, "lamp ", " terminated ")
 
     @property
+    def is_one_sided(self) -> bool:
+        return self.one.kind in {Kind.MISSING, Kind.UNEXPECTED}
+
+    @property
     def is_untimely(self) -> bool:
         return self.one.kind in {Kind.EARLY, Kind.LATE}
 
@@ -110,14 +114,16 @@ def _intercepted(c: Case) -> bool:
 
 
 def _hold_ended(c: Case) -> bool:
+    """The platform let a call go that only we keep."""
     picked_up = {"CHANNEL_INTERCEPTED", "CHANNEL_BRIDGE"} & c.happened
-    return {"hold", "result transfer"} <= c.told and not picked_up and "bridge" not in c.told
+    let_go = {"hold", "result transfer"} <= c.told and not picked_up and "bridge" not in c.told
+    return let_go and c.is_one_sided
 
 
 def _wildcard(c: Case) -> bool:
     branched = any(word.startswith("result continue") for word in c.told)
     left = {"bridge", "PARK_ABANDONED"} <= c.told and branched
-    return left and not c.strict and "PARK_ABANDONED" not in c.would
+    return left and not c.strict and "PARK_ABANDONED" not in c.would and c.is_one_sided
 
 
 Rule = tuple[str, Callable[[Case], bool]]
@@ -165,7 +171,12 @@ RULES: tuple[Rule, ...] = (
     ),
     (HOLD_ENDED, _hold_ended),
     (WILDCARD, _wildcard),
-    (OVER_THE_MAXIMUM, lambda c: MAX_SLOT in c.would and MAX_SLOT not in c.told),
+    (
+        OVER_THE_MAXIMUM,
+        lambda c: MAX_SLOT in c.would
+        and MAX_SLOT not in c.told
+        and (c.is_one_sided or c.is_(Kind.CHANGED, "result ")),
+    ),
     (HOLD_FAILS, lambda c: c.is_(Kind.UNEXPECTED, "park ") and "dialplan" in c.happened),
 )
 """The first that holds explains the difference."""
