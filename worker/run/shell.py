@@ -9,8 +9,9 @@ before it says a word (design §5).
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,19 @@ async def _poll(done: Callable[[], bool], timeout_s: float) -> None:
         await asyncio.sleep(GATE_POLL_S)
 
 
+async def _unless(stopped: asyncio.Task[bool], work: Coroutine[Any, Any, None]) -> bool:
+    """Do ``work``, but give it up at the stop. Returns whether it was done."""
+    task = asyncio.create_task(work)
+    waiting: set[asyncio.Future[Any]] = {stopped, task}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        task.result()
+        return True
+    task.cancel()
+    await asyncio.wait({task})
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Input:
     """Something for the engine. ``lasting``: still true on the next connection."""
@@ -88,7 +102,7 @@ class Shell:
         self._link: Link | None = None
         self._serving = False
         self._was_shut = False
-        self._stopping = False
+        self._troubles = 0
         self._work_consumer = ""
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -117,15 +131,20 @@ class Shell:
     ) -> bool:
         """Serve on one link until it is lost or we stop. Returns whether none was ever ready."""
         try:
-            await self._begin(link)
-            first = False
-            waiting: set[asyncio.Future[Any]] = {stopped, link.closed}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if stopped.done() and not link.closed.done():
-                await self._leave(link)
+            if await _unless(stopped, self._begin(link)):
+                first = False
+                self._troubles = 0
+                waiting: set[asyncio.Future[Any]] = {stopped, link.closed}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if stopped.done() and not link.closed.done():
+                    await self._leave(link)
         except BrokerError as error:
             self._write_log("broker trouble", "warning", {"reason": str(error)})
-            await asyncio.sleep(BACKOFF_FIRST_S)
+            await self._back_off(stopped)
+        except Exception as error:  # whatever it is, parked callers need a worker that tries again
+            fields: dict[str, object] = {"error": repr(error), "trace": stack(error)}
+            self._write_log("internal error", "error", fields)
+            await self._back_off(stopped)
         finally:
             lost = link.closed.done() and not stopped.done()
             reason = link.closed.exception() if lost and not link.closed.cancelled() else None
@@ -133,6 +152,12 @@ class Shell:
             if lost:
                 self._write_log("connection lost", "warning", {"reason": str(reason or "")})
         return first
+
+    async def _back_off(self, stopped: asyncio.Task[bool]) -> None:
+        """Longer each time in a row, with jitter; not beyond the stop."""
+        longest_s = min(BACKOFF_FIRST_S * 2**self._troubles, BACKOFF_MAX_S)
+        self._troubles = min(self._troubles + 1, 8)
+        await asyncio.wait({stopped}, timeout=random.uniform(longest_s / 2, longest_s))
 
     async def _connect(self, stopped: asyncio.Task[bool], *, patient: bool) -> Link | None:
         """A link, tried for with back-off and jitter; None when told to stop meanwhile."""
@@ -189,7 +214,6 @@ class Shell:
 
     async def _leave(self, link: Link) -> None:
         """SIGTERM: take nothing new, let what is in mid-step land, hand the rest over."""
-        self._stopping = True
         if self._work_consumer:
             await link.cancel(self._work_consumer)
         await _poll(lambda: not self._engine.unsettled or link.closed.done(), DRAIN_S)
