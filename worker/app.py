@@ -26,6 +26,9 @@ from worker.run.topology import Queues
 from worker.settings import Settings
 from worker.trace.journal import journaled
 
+GATHER_LOG_S = 0.02
+"""How long an info line may wait for others: a killed worker takes so much to its grave."""
+
 OpenLink = Callable[[], Awaitable[Link]]
 WriteLog = Callable[[str, str, dict[str, object]], None]
 
@@ -111,12 +114,16 @@ def run(settings: Settings, *, once: bool) -> int:
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, stop.set)
         logs.configure(level=settings.log_level, shape=settings.log_format)
-        await run_worker(
-            settings,
-            open_link=lambda: open_link(",".join(settings.amqp_urls), name=settings.node),
-            stop=stop,
-            once=once,
-        )
+        logs.gather(lambda flush: loop.call_later(GATHER_LOG_S, flush))
+        try:
+            await run_worker(
+                settings,
+                open_link=lambda: open_link(",".join(settings.amqp_urls), name=settings.node),
+                stop=stop,
+                once=once,
+            )
+        finally:
+            logs.gather(None)
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main())

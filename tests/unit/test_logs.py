@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.ops.logs import LEVELS, MAX_TEXT, Log, configure, log, stack, wants
+from worker.ops.logs import LEVELS, MAX_GATHERED, MAX_TEXT, Log, configure, log, stack, wants
 
 
 def written(event: str, *, threshold: str = "info", shape: str = "json", **fields: object) -> str:
@@ -52,6 +53,40 @@ def test_a_text_line_is_for_people() -> None:
 def test_who_called_whom_is_written_at_debug_only() -> None:
     assert "Ann" not in written("parked", caller_name="Ann", slot="101")
     assert "Ann" in written("parked", threshold="debug", caller_name="Ann")
+
+
+def test_gathered_lines_share_a_write_and_a_warning_waits_for_nobody() -> None:
+    stream = io.StringIO()
+    sink = Log(stream=stream)
+    later: list[Callable[[], None]] = []
+    sink.gather(later.append)
+    sink.write("one", "info", {})
+    sink.write("two", "info", {})
+    assert stream.getvalue() == ""
+    assert len(later) == 1
+    later.pop()()
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["one", "two"]
+    sink.write("three", "info", {})
+    sink.write("four", "warning", {})
+    assert len(stream.getvalue().splitlines()) == 4
+    sink.write("five", "info", {})
+    sink.gather(None)
+    sink.write("six", "info", {})
+    events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert events == ["one", "two", "three", "four", "five", "six"]
+
+
+def test_gathered_lines_are_bounded_and_those_of_other_threads_do_not_wait() -> None:
+    stream = io.StringIO()
+    sink = Log(stream=stream)
+    sink.gather(lambda _flush: None)
+    for number in range(MAX_GATHERED):
+        sink.write("line", "info", {"number": number})
+    assert len(stream.getvalue().splitlines()) == MAX_GATHERED
+    thread = threading.Thread(target=sink.write, args=("other", "info", {}))
+    thread.start()
+    thread.join()
+    assert stream.getvalue().splitlines()[-1].startswith('{"event":"other"')
 
 
 def test_an_event_below_the_level_is_not_written() -> None:
