@@ -119,7 +119,9 @@ def soak_node() -> Iterator[PrivateNode]:
 
 def stream_bytes(node: PrivateNode, name: str) -> int:
     """What a stream takes on the node's disk."""
-    folders = [path for path in node.folder.glob("**/stream/*") if name in path.name]
+    folders = [
+        path for path in node.folder.glob("**/stream/*") if name.replace(".", "_") in path.name
+    ]
     return sum(file.stat().st_size for folder in folders for file in folder.rglob("*.segment"))
 
 
