@@ -8,12 +8,19 @@ from worker.kapi.nodes import GRACE_FACTOR, NodeNotice
 
 ECALLMGR = "ecallmgr"
 KAMAILIO = "kamailio"
+MOST_NODES = 1_024
+"""More than a zone has; beyond it the node that was silent longest is forgotten."""
+LONGEST_MS = 3_600_000
+"""However long a node says that its advertisement holds."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Seen:
     until_ms: int
-    notice: NodeNotice
+    ecallmgr: bool
+    kamailio: bool
+    startups: tuple[tuple[str, int], ...]
+    """Of a Kamailio: another value means a restart."""
 
 
 class Neighbours:
@@ -24,20 +31,23 @@ class Neighbours:
 
     def heard(self, notice: NodeNotice, now_ms: int) -> bool:
         """Take a notice; True when a Kamailio is back: new, expired before, or started anew."""
-        before = self._seen.get(notice.node)
-        gone = before is None or before.until_ms < now_ms
-        restarted = before is not None and before.notice.startups != notice.startups
-        until_ms = now_ms + int(notice.expires_ms * GRACE_FACTOR)
-        self._seen[notice.node] = _Seen(until_ms, notice)
-        return _is_kamailio(notice) and (gone or restarted)
+        kamailio = notice.app_name == KAMAILIO or KAMAILIO in notice.apps
+        seen = _Seen(
+            until_ms=now_ms + int(min(notice.expires_ms, LONGEST_MS) * GRACE_FACTOR),
+            ecallmgr=ECALLMGR in notice.apps,
+            kamailio=kamailio,
+            startups=notice.startups if kamailio else (),
+        )
+        before = self._seen.pop(notice.node, None)
+        self._seen[notice.node] = seen
+        if len(self._seen) > MOST_NODES:
+            del self._seen[next(iter(self._seen))]
+        if before is None or before.until_ms < now_ms:
+            return kamailio
+        return kamailio and before.startups != seen.startups
 
     def switch_nodes(self, now_ms: int) -> int:
         """How many ecallmgr nodes live; 0 when none was ever heard."""
         for node in [n for n, seen in self._seen.items() if seen.until_ms < now_ms]:
-            if not _is_kamailio(self._seen[node].notice):
-                del self._seen[node]
-        return sum(ECALLMGR in seen.notice.apps for seen in self._seen.values())
-
-
-def _is_kamailio(notice: NodeNotice) -> bool:
-    return notice.app_name == KAMAILIO or KAMAILIO in notice.apps
+            del self._seen[node]
+        return sum(seen.ecallmgr for seen in self._seen.values())

@@ -6,6 +6,7 @@ stand in for what is not answered. Pure.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from worker.kapi.sysconf import MEDIA_CATEGORY, PARKING_CATEGORY, SysconfAnswer
@@ -16,6 +17,7 @@ ASK_AGAIN_MS = 60_000
 WAIT_MS = 1_000
 """How long a starting worker waits for answers before it serves with its settings."""
 _MAX_MS = 2**31 - 1
+_DIGITS = re.compile(r"[0-9]{1,10}")
 
 KEYS = (
     (PARKING_CATEGORY, "default_ringback_timeout"),
@@ -31,7 +33,6 @@ class SystemConfig:
 
     def __init__(self, settings: Defaults, started_at_ms: int) -> None:
         self._settings = settings
-        self._said: dict[str, object] = {}
         self._asked: dict[str, str] = {}
         self._ask_at_ms: int | None = started_at_ms
         self.defaults = settings
@@ -71,7 +72,6 @@ class SystemConfig:
             return None
         if not self._asked:
             self._ask_at_ms = None
-        self._said[key] = answer.value
         return self._apply(key, answer.value)
 
     def _apply(self, key: str, value: object) -> str | None:
@@ -83,8 +83,8 @@ class SystemConfig:
                 self.defaults = replace(self.defaults, callback_timeout_ms=_ms(value))
             case "valet_reservation_cleanup_time_ms" if _is_ms(value):
                 self.defaults = replace(self.defaults, valet_cleanup_ms=_ms(value))
-            case "parked_presence_type" if value in {t.value for t in PresenceType}:
-                self.defaults = replace(self.defaults, presence_type=PresenceType(str(value)))
+            case "parked_presence_type" if isinstance(value, str) and value in list(PresenceType):
+                self.defaults = replace(self.defaults, presence_type=PresenceType(value))
             case "support_account_overrides":
                 self.account_prompts = value not in (False, "false")
             case _:
@@ -109,8 +109,8 @@ def _without(defaults: Defaults, key: str, settings: Defaults) -> Defaults:
 
 
 def _is_ms(value: object) -> bool:
-    if isinstance(value, str):
-        return value.isascii() and value.isdigit() and int(value) <= _MAX_MS
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        value = int(value)
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_MS
 
 
