@@ -24,6 +24,8 @@ from worker.parking import machine, records
 from worker.parking.model import AccountId, CallId, SessionId, SlotEntry, SlotId
 from worker.parking.session import Session
 
+PATIENT_MAX = 100
+"""So many questions nobody waits for are put to the switch at once."""
 DONE_IDS = 8_192
 """How many sessions that never reached the log are remembered, against a second delivery."""
 
@@ -48,6 +50,7 @@ class Calls:
         self._agenda: list[tuple[int, SessionId]] = []
         self._inbox: deque[tuple[SessionId, e.Event | e.ChannelEvent]] = deque()
         self._busy = False
+        self._patient: deque[tuple[SessionId, do.AskLiveness]] = deque()
 
     # ---- in ------------------------------------------------------------------------------------
 
@@ -79,6 +82,8 @@ class Calls:
     def tell_answers(self, answers: list[Answer], now_ms: int) -> None:
         for session, event in answers:
             self.tell(session, event, now_ms)
+        if answers:
+            self._ask_waiting(now_ms)
 
     def bound(self, call_id: CallId, now_ms: int) -> None:
         """The binding is in place."""
@@ -152,6 +157,7 @@ class Calls:
         self._bound.clear()
         self._watchers.clear()
         self.status.forget_all()
+        self._patient.clear()
         self.endpoints.forget_all()
         for live in self.live.values():
             live.tag = None
@@ -303,6 +309,20 @@ class Calls:
             self.emit(Unbind(call_id=call_id))
 
     def _ask_liveness(self, live: LiveSession, effect: do.AskLiveness, now_ms: int) -> None:
+        if effect.patient and len(self.status) >= PATIENT_MAX:
+            self._patient.append((live.id, effect))
+        else:
+            self._ask_now(live, effect, now_ms)
+
+    def _ask_waiting(self, now_ms: int) -> None:
+        """Questions nobody waits for, a few at a time."""
+        while self._patient and len(self.status) < PATIENT_MAX:
+            session, effect = self._patient.popleft()
+            live = self.live.get(session)
+            if live is not None:
+                self._ask_now(live, effect, now_ms)
+
+    def _ask_now(self, live: LiveSession, effect: do.AskLiveness, now_ms: int) -> None:
         config, msg_id = self._config, live.new_id()
         self.status.ask(msg_id, live.id, effect.call_id, now_ms, quick=effect.quick)
         if keys.watchable(effect.call_id):

@@ -48,6 +48,9 @@ class StatusInquiries:
         self._silent = False
         self.switch_nodes = 0
 
+    def __len__(self) -> int:
+        return len(self._open)
+
     def ask(
         self, msg_id: str, session: SessionId, call_id: CallId, now_ms: int, *, quick: bool
     ) -> None:

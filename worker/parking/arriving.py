@@ -143,7 +143,7 @@ def note_watched(s: Session, _event: e.CallWatched, _now_ms: int) -> None:
     """Listening again after an outage: only now can the switch be asked without missing a thing."""
     s.watched = True
     if Check.RESUME in s.checks:
-        s.emit(do.AskLiveness(call_id=s.call_id))
+        s.emit(do.AskLiveness(call_id=s.call_id, patient=True))
 
 
 def follow_new_id(s: Session, event: e.ChannelReplaced, _now_ms: int) -> None:

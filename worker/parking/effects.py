@@ -76,10 +76,12 @@ class AskLiveness:
     """Ask the switch whether the channel lives; answered by LivenessKnown within 2 s.
 
     ``quick``: when nobody has answered at all after a short grace, UNKNOWN is told at once, and
-    what becomes known later is told as well."""
+    what becomes known later is told as well. ``patient``: nobody waits for it, so it may wait its
+    turn: after a take-over of many calls the switch is not asked about all of them at once."""
 
     call_id: CallId
     quick: bool = False
+    patient: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,18 +76,20 @@ def ask_again(s: Session, _now_ms: int) -> None:
 
 def disconnected(s: Session, _event: e.ChannelDisconnected, _now_ms: int) -> None:
     """ecallmgr lost the media node: the channel may live on (contract §7.8)."""
-    s.check(Check.HOLD if s.state is State.HOLDING else Check.RECONCILE)
+    s.check(Check.HOLD if s.state is State.HOLDING else Check.FAULT)
 
 
 def liveness_known(s: Session, event: e.LivenessKnown, now_ms: int) -> None:
-    if event.liveness is e.Liveness.DEAD:
+    if event.liveness is e.Liveness.DEAD and (s.presumed_dead or not _idle_check(s)):
         s.checks.clear()
         abandon(s, now_ms)
         return
-    if event.liveness is e.Liveness.UNKNOWN:
+    if event.liveness is not e.Liveness.ACTIVE:
+        s.presumed_dead = event.liveness is e.Liveness.DEAD
         if s.checks:
             s.timers[Timer.RECHECK] = now_ms + RECHECK_MS
         return
+    s.presumed_dead = False
     checks = set(s.checks)
     s.checks.clear()
     s.timers.pop(Timer.RECHECK, None)
@@ -104,6 +106,12 @@ def liveness_known(s: Session, event: e.LivenessKnown, now_ms: int) -> None:
         ringing.ring(s, now_ms)
     elif Check.HOLD in checks:
         hold_again(s)
+
+
+def _idle_check(s: Session) -> bool:
+    """Whether we asked for no other reason than that time had passed. Such a check must say DEAD
+    twice: the answer of the one node that knows may be late, and a caller would be cut off."""
+    return s.checks == {Check.RECONCILE}
 
 
 def abandon(s: Session, now_ms: int) -> None:
@@ -141,7 +149,7 @@ def command_failed(s: Session, event: e.CommandFailed, _now_ms: int) -> None:
             do.ParkSilently(),
         )
     elif event.app in (e.App.HOLD, e.App.PARK):
-        s.check(Check.RECONCILE)
+        s.check(Check.FAULT)
 
 
 def command_returned(s: Session, event: e.CommandReturned, now_ms: int) -> None:
@@ -151,7 +159,9 @@ def command_returned(s: Session, event: e.CommandReturned, now_ms: int) -> None:
         s.ring_ended_at_ms = now_ms
         hold_on(s, now_ms)
         ringing.arm(s, now_ms)
-    s.check(Check.RECONCILE)
+    if event.app in (e.App.HOLD, e.App.PARK):
+        s.timers[Timer.STEP] = now_ms + VERIFY_HOLD_MS  # not played: once more, if it lives
+    s.check(Check.FAULT)
 
 
 # ---- pickups ------------------------------------------------------------------------------------

@@ -189,8 +189,13 @@ def _doubt(s: Session) -> None:
 
 
 def pickup_returned(s: Session, event: e.CommandReturned, now_ms: int) -> None:
-    """The retriever's own control queue is gone: its call is over."""
-    if event.app is e.App.PICKUP:
+    """The control queue is gone: with its call, or Kazoo is only coming back. Ask before a second
+    try."""
+    if event.app is not e.App.PICKUP:
+        return
+    if not s.retry_used:
+        _doubt(s)
+    else:
         _give_back(s)
         s.finish(do.Verdict.STOP)
         s.end()

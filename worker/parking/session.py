@@ -91,6 +91,8 @@ class Check(Enum):
     RING = "ring"
     HOLD = "hold"
     RESUME = "resume"
+    FAULT = "fault"
+    """A command failed, or the media node is out of sight."""
 
 
 RECHECK_MS = 2_000
@@ -137,6 +139,7 @@ class Session:
         "liveness",
         "node",
         "noop_id",
+        "presumed_dead",
         "refusal",
         "releasing",
         "resumed",
@@ -191,6 +194,8 @@ class Session:
         self.ring_ended_at_ms: int | None = None
         self.answered_at_ms: int | None = None
         self.watched = False
+        self.presumed_dead = False
+        """One check that nobody waits for has said DEAD: the next one decides."""
         self.resumed = False
         self.started = False
         self.announced = False
@@ -298,7 +303,7 @@ class Session:
     def ask_again(self, why: Check) -> None:
         """Ask even if an answer is awaited: it may never come."""
         self.checks.add(why)
-        self.emit(do.AskLiveness(call_id=self.call_id))
+        self.emit(do.AskLiveness(call_id=self.call_id, patient=True))
 
     def finish(self, verdict: do.Verdict, child: str | None = None) -> None:
         """Send the one result, unless it was sent or the flow is no longer ours."""
