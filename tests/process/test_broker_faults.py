@@ -52,6 +52,8 @@ def park_many(scene: Scene, count: int, **fields: Any) -> list[PeerCall]:
     calls = [scene.valet(f"p{number}", **fields) for number in range(count)]
     for call in calls:
         await_parked(call, 20)
+    # What the broker had not confirmed when it fell is said again: let it confirm.
+    scene.peer.quiet(0.5, lambda: True, "")
     return calls
 
 
@@ -130,10 +132,11 @@ def test_calls_outlive_the_broker(own_node: PrivateNode, node_zone: Zone, fault:
     leg = scene.make("b2", "*3540", data=data, capture_group="540")
     peer.execute(leg)
     leg.wait("say")
+    peer.quiet(0.5, lambda: True, "")
 
-    FAULTS[fault](own_node)
-    for call in gone:  # the switch hung them up while nobody could hear it
+    for call in gone:  # the switch hangs them up in a moment when nobody can hear it
         call.status = "terminated"
+    FAULTS[fault](own_node)
     returned = time.monotonic()
     assert peer.up.wait(30)
 

@@ -240,7 +240,7 @@ class Zone:
                 )
             ]
 
-        self.peer.wait(lambda: bool(heirs()), timeout_s, f"{call.call_id} adopted from {former}")
+        eventually(lambda: bool(heirs()), timeout_s, f"{call.call_id} adopted from {former}")
         return heirs()[-1]
 
 
