@@ -23,6 +23,8 @@ _BASIC, _PUBLISH, _ACK, _REJECT = 60, 40, 80, 90
 _FLAG_CONTENT_TYPE, _FLAG_HEADERS, _FLAG_DELIVERY_MODE = 1 << 15, 1 << 13, 1 << 12
 _FLAG_MESSAGE_ID, _FLAG_TIMESTAMP = 1 << 7, 1 << 6
 _PERSISTENT = b"\x02"
+_CONTENT_BYTES = 14
+"""Class, weight, body size and flags in a content header."""
 
 _frame = struct.Struct(">BHI").pack
 _publish = struct.Struct(">BHIHHH").pack
@@ -48,7 +50,8 @@ def publish_frames(
 ) -> bytes:
     """A whole basic.publish: method, properties, body. ``frame_max`` 0 means no limit.
 
-    Raises ValueError when a name is over 255 bytes or a header value has no AMQP type.
+    Raises ValueError when a name is over 255 bytes, a header value has no AMQP type, or the headers
+    do not fit into a frame (the broker would end the connection).
     """
     exchange_str, key_str = _short_str(exchange), _short_str(routing_key)
     flags, properties = 0, b""
@@ -67,12 +70,14 @@ def publish_frames(
     if timestamp is not None:
         flags |= _FLAG_TIMESTAMP
         properties += _u64(timestamp)
+    if frame_max and FRAME_OVERHEAD + _CONTENT_BYTES + len(properties) > frame_max:
+        raise ValueError(f"{len(properties)} bytes of properties where a frame has {frame_max}")
     pieces = [
         _publish(_METHOD, channel, 7 + len(exchange_str) + len(key_str), _BASIC, _PUBLISH, 0),
         exchange_str,
         key_str,
         b"\x01\xce" if mandatory else b"\x00\xce",
-        _content(_HEADER, channel, 14 + len(properties), _BASIC, 0, len(body), flags),
+        _content(_HEADER, channel, _CONTENT_BYTES + len(properties), _BASIC, 0, len(body), flags),
         properties,
         _END,
     ]

@@ -28,8 +28,11 @@ class Address:
 
     @property
     def reachable(self) -> bool:
-        """Whether the broker can be asked to deliver there at all."""
-        return self.queue != "" and keys.fits(self.queue)
+        """Whether the broker can be asked to deliver there at all.
+
+        A pid of kilobytes would not fit into a frame, and cost the whole connection.
+        """
+        return self.queue != "" and keys.fits(self.queue) and keys.fits(self.pid or "")
 
 
 def parse_address(text: str) -> Address:

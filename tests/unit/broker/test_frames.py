@@ -144,3 +144,28 @@ def test_acknowledgements_read_back() -> None:
 
 def test_the_layout_is_the_protocol_s() -> None:
     assert ack_frame(1, 1, False) == struct.pack(">BHIHHQB", 1, 1, 13, 60, 80, 1, 0) + b"\xce"
+
+
+@pytest.mark.parametrize(("length", "fits"), [(FRAME_MAX - 200, True), (FRAME_MAX, False)])
+def test_headers_that_no_frame_holds_are_refused(length: int, fits: bool) -> None:
+    def publish(frame_max: int) -> bytes:
+        return publish_frames(
+            9,
+            frame_max,
+            "targeted",
+            "q",
+            b"{}",
+            headers={"Deliver-To-PID": "x" * length},
+            mandatory=True,
+            persistent=False,
+            content_type="application/json",
+            message_id="m",
+            timestamp=None,
+        )
+
+    assert publish(0)
+    if fits:
+        assert len(unpack(publish(FRAME_MAX))) == 3
+    else:
+        with pytest.raises(ValueError, match="bytes of properties"):
+            publish(FRAME_MAX)
