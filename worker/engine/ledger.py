@@ -14,7 +14,7 @@ from worker.engine.calls import Calls
 from worker.engine.config import EngineConfig
 from worker.engine.lamps import Lamps
 from worker.engine.live import LiveSession
-from worker.engine.ops import Log
+from worker.engine.ops import Append, Log
 from worker.errors import MalformedMessageError
 from worker.kapi import execute, schema
 from worker.parking import events as e
@@ -36,6 +36,7 @@ from worker.parking.changes import (
 )
 from worker.parking.model import AccountId, ReleaseReason, SessionId, SlotEntry, WorkerId
 from worker.parking.node import parse_node
+from worker.parking.records import Close
 from worker.parking.session import Rules, Session, State
 from worker.parking.slot_rows import TOOK_LATE, SessionRow
 from worker.parking.slots import SlotTable
@@ -186,6 +187,9 @@ class Ledger:
             node = parse_node(schema.validate_node(wanted.data))
         except (MalformedMessageError, orjson.JSONDecodeError) as error:
             self._log("session cannot be adopted", "error", session=session, reason=str(error))
+            # Nobody could ever serve it: at least its slot must not stay taken.
+            close = Close(author=self._config.worker, at_ms=now_ms, session=session)
+            self._calls.emit(Append(record=close))
             return
         fresh = Session(session, wanted.call, node, self._rules(row.account))
         saved = orjson.loads(row.state) if row.state else {}
