@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from worker.trace.shadow_report import ShadowReport
 
 EXIT_DIFFERENT = 1
+NO_SETTINGS = (
+    "no worker told its settings (each does every 5 to 15 s): replay takes this environment's, "
+    "or what you give it with --set"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,13 @@ async def _record(settings: Settings, options: RecordOptions, out: IO[bytes]) ->
         out=out, edit=None if redactor is None else redactor.line, most=options.most
     )
     recording.head(head_of(filters, settings_to_plain(settings), redacted=options.redact))
-    recorder = Recorder(link, recording, filters, prefix=settings.prefix)
+    recorder = Recorder(
+        link,
+        recording,
+        filters,
+        prefix=settings.prefix,
+        on_ready=lambda: print("kzpark: recording, until Ctrl-C", file=sys.stderr, flush=True),
+    )
     reason = "connection lost"
     try:
         async with asyncio.timeout(options.seconds):
@@ -90,6 +100,8 @@ async def _record(settings: Settings, options: RecordOptions, out: IO[bytes]) ->
     finally:
         await link.close()
     recording.end(reason)
+    if not recorder.heard_settings:
+        print(f"kzpark: {NO_SETTINGS}", file=sys.stderr)
     return reason, recording.written
 
 
@@ -226,6 +238,7 @@ async def _shadow(
             stop=stop,
             seconds=seconds,
             tell=report.one,
+            on_ready=lambda: print("kzpark: watching, until Ctrl-C", file=sys.stderr, flush=True),
         )
     finally:
         await link.close()

@@ -19,7 +19,19 @@ from worker import __version__
 from worker.broker.port import Delivery, Link
 from worker.errors import BrokerError, BrokerLostError, MalformedMessageError, QueueGoneError
 from worker.kapi.exchanges import EXCHANGE_TYPES
-from worker.parking.records import Alive, Record
+from worker.kapi.nodes import SETTINGS
+from worker.parking.records import (
+    Alive,
+    Checkpoint,
+    Claim,
+    Close,
+    Join,
+    Record,
+    Release,
+    Retrieve,
+    Swap,
+    Unretrieve,
+)
 from worker.parking.slots import Ignored, SlotTable
 from worker.replica.codec import decode
 from worker.replica.streams import LOG_PREFETCH, Names, newest_snapshot, offset_of
@@ -43,7 +55,10 @@ FLUSH_S: Final = 0.2
 SILENT_S: Final = 0.7
 """No record of the log for so long, or one younger than this: it has been read up."""
 CATCH_UP_S: Final = 20.0
-LOOK_AGAIN_S: Final = 1.0
+LOOK_AGAIN_S: Final = 0.5
+LOOK_SELDOM_S: Final = 5.0
+SOON_S: Final = 60.0
+"""How often a log that is not there is looked for: every look is an error in the broker's log."""
 ACK_EACH: Final = 50
 
 Edit = Callable[[Line], Line | None]
@@ -109,9 +124,13 @@ class Recorder:
         *,
         prefix: str,
         with_log: bool = True,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._link = link
         self._with_log = with_log
+        self._on_ready = on_ready
+        self.heard_settings = False
+        """Whether a worker has told what its decisions depend on."""
         self._recording = recording
         self._tap = Tap(filters=filters)
         self._names = Names.of(prefix)
@@ -141,6 +160,7 @@ class Recorder:
         for exchange, key in self._tap.bindings():
             await link.bind(self._queue, exchange, key)
         await link.consume(self._queue, self._delivered, no_ack=True)
+        self._on_ready()
         ends = [asyncio.ensure_future(one.wait()) for one in (stop, self._recording.full)]
         works = [asyncio.ensure_future(one) for one in (self._bind_learned(), self._flush())]
         if not has_log:
@@ -164,6 +184,7 @@ class Recorder:
 
     def _delivered(self, delivery: Delivery) -> None:
         message = message_of(delivery, now_ms())
+        self.heard_settings = self.heard_settings or SETTINGS in (message.payload or {})
         if self._tap.keeps(message):
             self._recording.write(message)
         self._learned.set()
@@ -234,8 +255,10 @@ class Recorder:
 
     async def _await_log(self) -> None:
         """The first worker has not started yet: all of its log will be news."""
+        loop = asyncio.get_running_loop()
+        soon_until_s = loop.time() + SOON_S
         while True:
-            await asyncio.sleep(LOOK_AGAIN_S)
+            await asyncio.sleep(LOOK_AGAIN_S if loop.time() < soon_until_s else LOOK_SELDOM_S)
             try:
                 if await self._follow_log("first"):
                     self._log_lines = True
@@ -254,9 +277,27 @@ class Recorder:
         except MalformedMessageError:
             return
         self._log_newest_ms = max(self._log_newest_ms, record.at_ms)
+        wanted = self._tap.wants_account(self._account_of(record))
         self._table.apply(offset, record)
-        if self._log_lines and self._is_news(record):
+        if isinstance(record, Join):
+            # Before it asks anything: an answer that comes before the binding would not be seen.
+            self._tap.learn("targeted", self._names.inbox(record.author))
+            self._learned.set()
+        if self._log_lines and wanted and self._is_news(record):
             self._recording.write(LogRecord(at_ms=now_ms(), offset=offset, record=record))
+
+    def _account_of(self, record: Record) -> str:
+        """The account a record is about; empty for those about workers and the log."""
+        match record:
+            case Claim():
+                return record.entry.account
+            case Retrieve() | Unretrieve() | Release() | Swap():
+                return record.account
+            case Checkpoint() | Close():
+                row = self._table.session(record.session)
+                return "" if row is None else row.account
+            case _:
+                return ""
 
     def _is_news(self, record: Record) -> bool:
         """Whether it had (or may have had) an effect; heartbeats are not worth a line."""
@@ -265,11 +306,10 @@ class Recorder:
 
     def _only_wanted(self, state: dict[str, object]) -> dict[str, object]:
         """Without the accounts nobody asked for."""
-        accounts = self._tap.filters.accounts
         sessions = state.get("sessions")
-        if not accounts or not isinstance(sessions, list):
-            return state
-        return {**state, "sessions": [row for row in sessions if row.get("account") in accounts]}
+        rows = sessions if isinstance(sessions, list) else []
+        wants = self._tap.wants_account
+        return {**state, "sessions": [row for row in rows if wants(str(row.get("account")))]}
 
 
 def head_of(filters: Filters, settings: dict[str, object], *, redacted: bool) -> Head:

@@ -51,6 +51,8 @@ Plain = Mapping[str, object]
 
 WAIT_FOR_ASKER_MS: Final = 5_000
 """An answer waits so long for replay to ask its question."""
+AFTER_LAST_WORDS_MS: Final = 2
+"""A killed worker may have done so much more than what was seen of it."""
 NEIGHBOUR_GRACE: Final = 1.25
 """A node that advertises itself lives for its Expires times this (contract §10)."""
 
@@ -153,6 +155,11 @@ class Replay:
                 self._feed(line, None)
 
     def _advance(self, until_ms: int) -> None:
+        for worker, at_ms in list(self._survey.last_words.items()):
+            if at_ms + AFTER_LAST_WORDS_MS < until_ms and worker in self._fleet.engines:
+                self._fleet.advance(at_ms + AFTER_LAST_WORDS_MS)
+                self._fleet.stop(worker)
+                del self._survey.last_words[worker]
         self._fleet.advance(until_ms)
         self._hear()
 

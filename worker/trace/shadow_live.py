@@ -46,6 +46,7 @@ async def watch(
     stop: asyncio.Event,
     seconds: float | None,
     tell: Tell,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> ShadowResult:
     """Watch until ``stop`` or so many seconds; each disagreement is told once it is certain.
 
@@ -60,7 +61,9 @@ async def watch(
 
     recording = Recording(out=_Nowhere(), edit=take)
     filters = Filters(routes=True)
-    recorder = Recorder(link, recording, filters, prefix=prefix, with_log=False)
+    recorder = Recorder(
+        link, recording, filters, prefix=prefix, with_log=False, on_ready=on_ready
+    )
     found: deque[Disagreement] = deque(maxlen=KEPT)
 
     def judge(until_ms: int, silent_since_ms: int | None) -> None:

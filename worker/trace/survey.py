@@ -17,7 +17,7 @@ from worker.engine.live import session_made_id
 from worker.kapi.exchanges import Exchange
 from worker.kapi.nodes import SETTINGS
 from worker.parking.model import SessionId, WorkerId
-from worker.parking.records import Claim, Join, Record, Retrieve
+from worker.parking.records import Claim, Dead, Join, Record, Retrieve
 from worker.parking.slot_view import subject_of
 from worker.trace.config_plain import config_from_plain, merged
 from worker.trace.lines import LogRecord, Message, TableLine, Tapped, Trace
@@ -58,6 +58,8 @@ class Survey:
     """Calls that were looked after before the trace began."""
     old_sessions: set[str] = field(default_factory=set)
     records: list[Record] = field(default_factory=list)
+    last_words: dict[WorkerId, int] = field(default_factory=dict)
+    """Workers that were declared dead → when they were last heard of before that."""
     has_log: bool = False
     has_our_ids: bool = False
     """The ids in it are those that workers of this version make up."""
@@ -104,7 +106,21 @@ def survey(trace: Trace) -> Survey:
                 pass
     _join_up(found, accepted, servers, adverts)
     found.has_our_ids = _has_our_ids(trace, found.executes)
+    _last_words(found, trace)
     return found
+
+
+def _last_words(found: Survey, trace: Trace) -> None:
+    """When each worker that was killed said its last: it did nothing after that."""
+    heard: dict[WorkerId, int] = {}
+    nodes = found.nodes
+    for line in trace.lines:
+        if isinstance(line, Message) and line.text("Node") in nodes:
+            heard[nodes[line.text("Node")]] = line.at_ms
+        elif isinstance(line, LogRecord):
+            heard[line.record.author] = line.at_ms
+            if isinstance(line.record, Dead) and line.record.victim in heard:
+                found.last_words.setdefault(line.record.victim, heard[line.record.victim])
 
 
 def _has_our_ids(trace: Trace, executes: set[SessionId]) -> bool:

@@ -75,9 +75,14 @@ class Tap:
     calls: dict[str, None] = field(default_factory=dict)
     """Calls that are followed, oldest first."""
     realms: set[str] = field(default_factory=set)
+    accounts: set[str] = field(default_factory=set)
+    """With filters: accounts of which something is kept."""
     _asked: set[str] = field(default_factory=set)
     _wanted: list[Binding] = field(default_factory=list)
     _bound: set[Binding] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.accounts |= self.filters.accounts
 
     def bindings(self) -> list[Binding]:
         """What to bind before the first message."""
@@ -152,10 +157,15 @@ class Tap:
         if not self._wants(message.text("Call-ID"), as_text(call.get("Account-ID"))):
             return False
         self._follow_call(message.text("Call-ID"), call)
+        self.accounts.add(as_text(call.get("Account-ID")))
         self.learn(Exchange.CALLCTL, call.get("Control-Queue"))
         self.learn(Exchange.TARGETED, payload.get("Server-ID"))
         self.learn(Exchange.TARGETED, call.get("Controller-Queue"))
         return True
+
+    def wants_account(self, account: str) -> bool:
+        """Whether records about this account (empty: about no account) belong in the trace."""
+        return self.filters.is_open or account == "" or account in self.accounts
 
     def _wants(self, call_id: str, account: str) -> bool:
         filters = self.filters
