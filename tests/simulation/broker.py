@@ -160,6 +160,7 @@ class Broker:
         self.exchanges: dict[str, tuple[str, dict[Binding, None]]] = {}
         self.queues: dict[str, Queue | Stream] = {}
         self.on_route: Callable[[str, Delivery], None] = lambda _who, _delivery: None
+        self.on_unrouted: Callable[[str, Delivery], None] = lambda _who, _delivery: None
         self.on_append: Callable[[str, int, Delivery], None] = lambda _name, _at, _delivery: None
         self.on_down: list[Callable[[], None]] = []
         self._stalled_until_ms = 0
@@ -215,6 +216,8 @@ class Broker:
         found = [self.queues[name] for name in self._names(delivery) if name in self.queues]
         for queue in found:
             queue.add(delivery)
+        if not found:
+            self.on_unrouted(who, delivery)
         return bool(found)
 
     def _names(self, delivery: Delivery) -> list[str]:

@@ -11,6 +11,8 @@ Windows that are granted, and nothing else:
   is killed, cut off or replaced between saying it and having the log close the session;
 - a worker that hears the log late acts, for so long, on what it knew (its lease bounds this);
 - a result that crosses a change of the call's id is dropped by Kazoo;
+- a lamp update that nobody could take (Kazoo was not back yet) is made good only by its refresh;
+- a hold that ends by itself while nobody listens is begun again only by the next ringback;
 - what was lost while the broker or a media server was away is found out by the next reconciliation.
 """
 
@@ -89,6 +91,8 @@ class Checker:
         self._log_end = -1
         self._entered_ms: dict[str, int] = {}
         self._replaced_ms: dict[str, int] = {}
+        self._hold_ended_ms: dict[str, int] = {}
+        self._lamps_lost: set[tuple[str, str]] = set()
         self._lost_calls: set[str] = set()
         self._knowers: dict[str, list[Process]] = {}
         self._unheard: set[str] = set()
@@ -123,14 +127,18 @@ class Checker:
 
     def wiped(self) -> None:
         """The log is about to vanish: remember who knows which session."""
+        table = self._truth.table
+        sessions = {SessionId(flow.action_id) for flow, _ in self._live_flows()}
+        for owner in [*table.workers, None]:
+            sessions.update(table.sessions_of(owner))
         self._knowers = {
-            flow.action_id: [
+            session: [
                 process
                 for process in self._zone.alive
-                if process.table.session(SessionId(flow.action_id)) is not None
-                or SessionId(flow.action_id) in process.engine._calls.live
+                if process.table.session(session) is not None
+                or session in process.engine._calls.live
             ]
-            for flow, _ in self._live_flows()
+            for session in sorted(sessions)
         }
 
     def _excuse_unknown(self) -> None:
@@ -339,6 +347,10 @@ class Checker:
                 told = ", ".join(f"{at - said[0][0]} ms {by}" for at, by in said)
                 self.violated("result", f"{session} is answered again ({told})", {session})
 
+    def result_lost(self, session: str) -> None:
+        """A result came back as unroutable: it was not said."""
+        self._results[session].pop()
+
     def _announced(self, who: str, payload: Mapping[str, object]) -> None:
         call_id, event = str(payload["Call-ID"]), str(payload["Event-Name"])
         stay = self._stay_meant(call_id, str(payload["Parking-Slot"]), event)
@@ -346,6 +358,11 @@ class Checker:
             self.violated("announcement", f"{event} of {call_id}, which is in no slot", {call_id})
             return
         stay.told.append((self._agenda.now_ms, who, event, call_id))
+
+    def lamp_lost(self, payload: Mapping[str, object]) -> None:
+        """A lamp update came back as unroutable."""
+        presentity = f"{payload.get('From-User')}@{payload.get('From-Realm')}"
+        self._lamps_lost.add((presentity, str(payload.get("Call-ID"))))
 
     def _stay_meant(self, call_id: str, slot: str, event: str) -> Stay | None:
         """The stay a park event is about: the newest that fits."""
@@ -408,8 +425,18 @@ class Checker:
                 self.violated("slot", text, {flow.call_id, session})
             parked = stay is not None and not stay.reserved
             mute = parked and not hears and not channel.other_leg
+            if mute and self._unheard_end(flow.call_id):
+                continue
             if mute and self._lasts("mute", session, for_ms=SILENCE_MS):
                 self.violated("silence", f"{flow.call_id} is parked and hears nothing", {session})
+
+    def hold_ended(self, call_id: str) -> None:
+        self._hold_ended_ms[call_id] = self._agenda.now_ms
+
+    def _unheard_end(self, call_id: str) -> bool:
+        """Whether its hold ended by itself when perhaps nobody listened."""
+        ended_ms = self._hold_ended_ms.get(call_id)
+        return ended_ms is not None and self.was_disturbed(ended_ms - 500, ended_ms + 2_000)
 
     def _at_work(self, session: str) -> bool:
         owner = self._truth.owner(session)
@@ -481,10 +508,12 @@ class Checker:
             if row.state != "terminated"
         }
         for place, stay in wanted.items():
+            if place in self._lamps_lost:
+                continue
             if place not in lit and self._lasts("dark", *place, for_ms=for_ms):
                 self.violated("lamp", f"{place} is dark", {stay.session, place[1]})
         for place in lit:
-            if place[1] in self._lost_calls:
+            if place[1] in self._lost_calls or place in self._lamps_lost:
                 continue
             if place not in wanted and self._lasts("lit", *place, for_ms=for_ms):
                 self.violated("lamp", f"{place} is lit for nobody", {place[1]})

@@ -264,6 +264,7 @@ class People:
             channel = self._kazoo.core.channels.by_id[call_id]
             if channel.running is not None and channel.running.name == "hold":
                 self._tell(f"the hold of {call_id} ends by itself", call_id)
+                self._zone.checker.hold_ended(call_id)
                 self._kazoo.do(lambda core: core.end_application(call_id))
 
     def refuse(self) -> None:

@@ -184,12 +184,18 @@ class Truth:
             entry=entry,
             since_ms=now_ms,
         )
+        before = self._last_of(entry)
+        if before is not None and entry.session == before.session:  # a wiped log knows it again
+            stay.first_hold_ms = before.first_hold_ms
         self.current[place] = stay
         self.stays.append(stay)
         kind = "reserved for" if entry.reserved else "holds"
         self._tell(
             "log", f"slot {place[1]} {kind} {entry.call_id}", {entry.session, entry.call_id}
         )
+
+    def _last_of(self, entry: SlotEntry) -> Stay | None:
+        return next((stay for stay in reversed(self.stays) if stay.session == entry.session), None)
 
 
 def _described(record: Record) -> tuple[set[str], str]:

@@ -107,6 +107,7 @@ class Zone:
         self.people = People(self)
         self.broker.on_append = self._appended
         self.broker.on_route = self._routed
+        self.broker.on_unrouted = self._unrouted
         self.kazoo.after_step = self.checker.switch_stepped
         snapshot_ms = 4_000 if self.weather.quick_snapshots else 60_000
         self.habits = Habits(timing=Timing(snapshot_ms=snapshot_ms))
@@ -142,6 +143,14 @@ class Zone:
             payload = orjson.loads(delivery.body)
             self._say(who, delivery.exchange, payload)
             self.checker.arrived(who, delivery, payload)
+
+    def _unrouted(self, who: str, delivery: Delivery) -> None:
+        if delivery.exchange == "presence" and who != "switch":
+            self.checker.lamp_lost(orjson.loads(delivery.body))
+        elif delivery.exchange == "targeted" and who != "switch":
+            payload = orjson.loads(delivery.body)
+            if payload["Event-Name"] == "action.result":
+                self.checker.result_lost(payload["Msg-ID"])
 
     def _say(self, who: str, exchange: str, payload: dict[str, object]) -> None:
         name, call_id = str(payload.get("Event-Name")), str(payload.get("Call-ID", ""))
