@@ -50,7 +50,9 @@ class Calls:
         self._agenda: list[tuple[int, SessionId]] = []
         self._inbox: deque[tuple[SessionId, e.Event | e.ChannelEvent]] = deque()
         self._busy = False
-        self._patient: deque[tuple[SessionId, do.AskLiveness]] = deque()
+        self._patient: dict[SessionId, do.AskLiveness] = {}
+        """Questions that wait their turn: at most one a session, or a silent switch would let them
+        grow without end."""
 
     # ---- in ------------------------------------------------------------------------------------
 
@@ -135,10 +137,20 @@ class Calls:
             self._unwatch(session, call_id)
         self.status.forget(session)
         self.endpoints.forget(session)
-        slot = live.session.slot
-        if slot is not None:
-            self._waiters.get((live.session.call.account, slot), set()).discard(session)
+        self._patient.pop(session, None)
+        self._stop_waiting(live)
         return live
+
+    def _stop_waiting(self, live: LiveSession) -> None:
+        slot = live.session.slot
+        if slot is None:
+            return
+        place = live.session.call.account, slot
+        waiters = self._waiters.get(place)
+        if waiters is not None:
+            waiters.discard(live.id)
+            if not waiters:
+                del self._waiters[place]
 
     @staticmethod
     def _followed(live: LiveSession) -> list[CallId]:
@@ -310,17 +322,15 @@ class Calls:
 
     def _ask_liveness(self, live: LiveSession, effect: do.AskLiveness, now_ms: int) -> None:
         if effect.patient and len(self.status) >= PATIENT_MAX:
-            self._patient.append((live.id, effect))
+            self._patient[live.id] = effect
         else:
             self._ask_now(live, effect, now_ms)
 
     def _ask_waiting(self, now_ms: int) -> None:
         """Questions nobody waits for, a few at a time."""
         while self._patient and len(self.status) < PATIENT_MAX:
-            session, effect = self._patient.popleft()
-            live = self.live.get(session)
-            if live is not None:
-                self._ask_now(live, effect, now_ms)
+            session = next(iter(self._patient))
+            self._ask_now(self.live[session], self._patient.pop(session), now_ms)
 
     def _ask_now(self, live: LiveSession, effect: do.AskLiveness, now_ms: int) -> None:
         config, msg_id = self._config, live.new_id()
@@ -334,7 +344,7 @@ class Calls:
 
     def _ask_endpoint(self, live: LiveSession, effect: do.AskEndpoint, now_ms: int) -> None:
         config, msg_id = self._config, live.new_id()
-        self.endpoints.ask(msg_id, live.id, now_ms)
+        self.endpoints.ask(msg_id, live.id, live.session.call.account, now_ms)
         if keys.fits(keys.registrar_query(effect.realm, effect.user)):
             self.emit(
                 wire.endpoint_question(effect, node=config.node, msg_id=msg_id, inbox=config.inbox)

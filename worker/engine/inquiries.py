@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from worker.kapi.registrar import RegistrarAnswer
 from worker.kapi.status import StatusAnswer
 from worker.parking.events import EndpointFound, Liveness, LivenessKnown
-from worker.parking.model import CallId, SessionId
+from worker.parking.model import AccountId, CallId, SessionId
 
 WAIT_MS = 2_000
 """How long answers are collected (contract §3.6)."""
@@ -126,31 +126,52 @@ def _known(
     return LivenessKnown(call_id=question.call_id, liveness=liveness, other_leg=other_leg)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _EndpointQuestion:
+    session: SessionId
+    account: AccountId
+    deadline_ms: int
+
+
 class EndpointInquiries:
-    """Registrar questions under way: the first positive answer counts (contract §9.4)."""
+    """Registrar questions under way: the first positive answer counts (contract §9.4).
+
+    All questions wait equally long, so the oldest is always due first.
+    """
 
     def __init__(self) -> None:
-        self._open: dict[str, tuple[SessionId, int]] = {}
+        self._open: dict[str, _EndpointQuestion] = {}
 
-    def ask(self, msg_id: str, session: SessionId, now_ms: int) -> None:
-        self._open[msg_id] = session, now_ms + WAIT_MS
+    def ask(self, msg_id: str, session: SessionId, account: AccountId, now_ms: int) -> None:
+        """A question was sent, for a call of this account."""
+        self._open[msg_id] = _EndpointQuestion(
+            session=session, account=account, deadline_ms=now_ms + WAIT_MS
+        )
 
     def answered(self, answer: RegistrarAnswer) -> list[Answer]:
-        if not answer.found or answer.request not in self._open:
+        """One node's answer; a device of another account is no device of the parker."""
+        question = self._open.get(answer.request)
+        if question is None or not answer.found or answer.account not in ("", question.account):
             return []
-        session, _ = self._open.pop(answer.request)
-        return [(session, EndpointFound(endpoint_id=answer.endpoint_id))]
+        del self._open[answer.request]
+        return [(question.session, EndpointFound(endpoint_id=answer.endpoint_id))]
 
     def due(self, now_ms: int) -> list[Answer]:
-        over = [msg_id for msg_id, (_, at_ms) in self._open.items() if at_ms <= now_ms]
-        return [(self._open.pop(msg_id)[0], EndpointFound(endpoint_id="")) for msg_id in over]
+        """Questions that nobody answered in time."""
+        over: list[Answer] = []
+        while (at_ms := self.next_deadline_ms()) is not None and at_ms <= now_ms:
+            question = self._open.pop(next(iter(self._open)))
+            over.append((question.session, EndpointFound(endpoint_id="")))
+        return over
 
     def next_deadline_ms(self) -> int | None:
-        return min((at_ms for _, at_ms in self._open.values()), default=None)
+        return next((question.deadline_ms for question in self._open.values()), None)
 
     def forget(self, session: SessionId) -> None:
-        for msg_id in [m for m, (asker, _) in self._open.items() if asker == session]:
+        """The session is over: nobody waits for its answers."""
+        for msg_id in [m for m, question in self._open.items() if question.session == session]:
             del self._open[msg_id]
 
     def forget_all(self) -> None:
+        """The connection is gone, and the answers with it."""
         self._open.clear()
