@@ -124,7 +124,7 @@ class Replica:
         self._trusted = False
         """The table has been caught up once since it was empty: worth remembering."""
         self._other_at_ms = 0
-        """The newest time another worker wrote into a record."""
+        """When another worker last said that it is alive; one that cannot catch up does not."""
         self._known: SlotTable | None = None
         """What we knew of a log that is no more; told to the new one."""
         self._caught_up: asyncio.Future[None] | None = None
@@ -265,6 +265,8 @@ class Replica:
             return
         self._write_log("slot log begins in the middle, without a snapshot", "error", {})
         if self._now_ms() - self._other_at_ms < GAP_MS:
+            self._writer.cut()
+            self._reader.cut()  # not a record more into the table that is forgotten here
             self._forget("it begins in the middle")
             raise BrokerLostError("waiting for a snapshot of the slot log")
 
@@ -323,7 +325,8 @@ class Replica:
         self._vitals.heard(record.author, self._now_ms(), matters=not isinstance(record, Alive))
         wanted = self._trusted
         if record.author != self.worker:
-            self._other_at_ms = max(self._other_at_ms, record.at_ms)
+            if isinstance(record, Alive):
+                self._other_at_ms = max(self._other_at_ms, record.at_ms)
         else:
             waiting = len(self._sender)
             self._own(record, ignored)
