@@ -134,7 +134,7 @@ def record_effect(record: Record, at_ms: int, *, line: int = 0) -> Effect | None
         key="",
         payload=plain,
         channel=f"records {session}",
-        name=kind,
+        name=f"{kind} by {record.author}",
         subject=f"record {kind} of session {session}",
         line=line,
     )

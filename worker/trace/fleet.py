@@ -24,7 +24,6 @@ LOG_MS: Final = 2
 """What a broker usually needs; a binding is faster than the log."""
 WAIT_MS: Final = 1_000
 """A record waits at most so long for one that came before it in the recording."""
-RETRY_MS: Final = 10
 
 Identity = tuple[str, ...]
 
@@ -48,6 +47,8 @@ class _Pending:
     record: Record | None = None
     call_id: CallId = CallId("")
     until_ms: int = 0
+    held: bool = False
+    """It waits for a record that came before it in the recording."""
 
 
 class Latency:
@@ -92,10 +93,13 @@ class RecordedOrder:
         line = self._waiting.get(known[0], {})
         return known[1] not in line or next(iter(line)) == known[1]
 
-    def done(self, record: Record) -> None:
+    def done(self, record: Record) -> bool:
+        """It is in the log; whether others may have waited for it."""
         known = identity_of(record)
-        if known is not None:
-            self._waiting.get(known[0], {}).pop(known[1], None)
+        if known is None:
+            return False
+        self._waiting.get(known[0], {}).pop(known[1], None)
+        return True
 
 
 @dataclass(slots=True)
@@ -157,7 +161,10 @@ class Fleet:
     def append(self, record: Record) -> None:
         """A record that is in the log now."""
         self._offset += 1
-        self.order.done(record)
+        if self.order.done(record):
+            for held in self._pending:
+                if held.record is not None and held.held and self.order.is_next(held.record):
+                    held.due_ms = self.now_ms
         changes = self.table.apply(self._offset, record)
         for engine in list(self.engines.values()):
             engine.applied(changes, self.now_ms)
@@ -195,7 +202,8 @@ class Fleet:
                 self._pending.remove(first)
                 self.append(record)
             else:
-                first.due_ms = min(self.now_ms + RETRY_MS, first.until_ms)
+                first.held = True
+                first.due_ms = first.until_ms
             self.settle()
 
     # ---- operations -----------------------------------------------------------------------------

@@ -156,12 +156,24 @@ class Replay:
 
     def _advance(self, until_ms: int) -> None:
         for worker, at_ms in list(self._survey.last_words.items()):
-            if at_ms + AFTER_LAST_WORDS_MS < until_ms and worker in self._fleet.engines:
+            if worker in self._fleet.engines and at_ms + AFTER_LAST_WORDS_MS < until_ms:
                 self._fleet.advance(at_ms + AFTER_LAST_WORDS_MS)
-                self._fleet.stop(worker)
-                del self._survey.last_words[worker]
+                self._hear()
+                owes = self._owes(worker)
+                if not owes or at_ms + self._tolerance_ms < until_ms:
+                    self._fleet.stop(worker)
+                    del self._survey.last_words[worker]
         self._fleet.advance(until_ms)
         self._hear()
+
+    def _owes(self, worker: WorkerId) -> bool:
+        """Whether replay still has to say something that the worker said."""
+        seen = self._survey.workers[worker]
+        return any(
+            (effect.strict and seen.node == effect.payload.get("Node"))
+            or effect.payload.get("author") == worker
+            for effect in self._matcher.free_recorded()
+        )
 
     # ---- lines ----------------------------------------------------------------------------------
 
