@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from worker.broker.port import Link
 from worker.engine.ops import DeadLetter, Publish
-from worker.errors import BrokerError
+from worker.errors import BrokerLostError
 from worker.kapi import envelope
 from worker.kapi.exchanges import Exchange
 from worker.parking.events import App
@@ -114,7 +114,9 @@ class Outbox:
             if not done.result():
                 self._on_returned(op)
                 self._say_later(op, at_ms)
-        elif isinstance(error, BrokerError) and op.app not in NOT_TWICE:
+        elif not isinstance(error, BrokerLostError):
+            self._on_returned(op)  # no link can take it: it must not be tried on each new one
+        elif op.app not in NOT_TWICE:
             self._keep(op, at_ms)
 
     def _say_later(self, op: Publish, at_ms: int) -> None:

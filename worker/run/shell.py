@@ -44,7 +44,6 @@ BACKOFF_MAX_S = 2.0
 CLOSE_S = 2.0
 
 
-
 async def _poll(done: Callable[[], bool], timeout_s: float) -> None:
     """Wait until ``done``, at most so long."""
     loop = asyncio.get_running_loop()
@@ -138,12 +137,13 @@ class Shell:
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if stopped.done() and not link.closed.done():
                     await self._leave(link)
+            elif not link.closed.done():
+                await self._replica.leave()  # it may have joined already
         except BrokerError as error:
             self._write_log("broker trouble", "warning", {"reason": str(error)})
             await self._back_off(stopped)
         except Exception as error:  # whatever it is, parked callers need a worker that tries again
-            fields: dict[str, object] = {"error": repr(error), "trace": stack(error)}
-            self._write_log("internal error", "error", fields)
+            self._internal_error(error)
             await self._back_off(stopped)
         finally:
             lost = link.closed.done() and not stopped.done()
@@ -202,8 +202,7 @@ class Shell:
         self._outbox.attach(link, self._still_ours)
         self._serving = True
         self._was_shut = False
-        self._engine.resume(self._now_ms())
-        self._drain()
+        self._guarded(self._engine.resume, self._now_ms())
         await _poll(lambda: not self._engine.waits_for_system_config, CONFIG_WAIT_S)
         self._work_consumer = await link.consume(
             self._queues.work, self._work_delivery, prefetch=self._prefetch
@@ -320,9 +319,12 @@ class Shell:
         try:
             step(now_ms)
         except Exception as error:
-            fields: dict[str, object] = {"error": repr(error), "trace": stack(error)}
-            self._write_log("internal error", "error", fields)
+            self._internal_error(error)
         self._drain()
+
+    def _internal_error(self, error: Exception) -> None:
+        fields: dict[str, object] = {"error": repr(error), "trace": stack(error)}
+        self._write_log("internal error", "error", fields)
 
     def _arm(self, delay_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -342,7 +344,10 @@ class Shell:
     def _drain(self) -> None:
         while ops := self._engine.take_ops():
             for op in ops:
-                self._carry_out(op)
+                try:
+                    self._carry_out(op)
+                except Exception as error:  # the other operations belong to other calls
+                    self._internal_error(error)
 
     def _carry_out(self, op: Op) -> None:
         match op:
