@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from worker.errors import MalformedMessageError
+from worker.kapi import keys
 from worker.kapi.fields import Payload, optional_object, required_text, text
 from worker.parking import events
 from worker.parking.events import App, ChannelEvent
@@ -75,10 +77,18 @@ def _intercepted(payload: Payload, call_id: CallId) -> ChannelEvent:
     return events.ChannelIntercepted(call_id=call_id, by=CallId(text(payload, "Intercepted-By")))
 
 
+def _new_call_id(payload: Payload, name: str) -> CallId:
+    """An id that nobody could listen to would lose the call: it keeps the one it has."""
+    call_id = required_text(payload, name)
+    if not keys.watchable(call_id):
+        raise MalformedMessageError("is no call id that fits into a routing key", f"/{name}")
+    return CallId(call_id)
+
+
 def _replaced(payload: Payload, call_id: CallId) -> ChannelEvent:
     return events.ChannelReplaced(
         call_id=call_id,
-        new_call_id=CallId(required_text(payload, "Replaced-By")),
+        new_call_id=_new_call_id(payload, "Replaced-By"),
         fetch_id=_fetch_id(payload),
     )
 
@@ -86,7 +96,7 @@ def _replaced(payload: Payload, call_id: CallId) -> ChannelEvent:
 def _direct(payload: Payload, call_id: CallId) -> ChannelEvent:
     return events.ChannelReplaced(
         call_id=call_id,
-        new_call_id=CallId(required_text(payload, "Connecting-Leg-B-UUID")),
+        new_call_id=_new_call_id(payload, "Connecting-Leg-B-UUID"),
         fetch_id=_fetch_id(payload),
     )
 

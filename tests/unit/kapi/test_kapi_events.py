@@ -181,3 +181,15 @@ def test_any_object_is_an_event_or_nothing_or_malformed(payload: dict[str, Any])
     except MalformedMessageError as error:
         pointer = error.pointer
     assert pointer.startswith("/")
+
+
+@pytest.mark.parametrize("new_id", ["*", "#", "x" * 226, "@" * 76])
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("CHANNEL_REPLACED", "Replaced-By"), ("CHANNEL_DIRECT", "Connecting-Leg-B-UUID")],
+)
+def test_a_new_id_that_nobody_can_listen_to_is_refused(name: str, field: str, new_id: str) -> None:
+    with pytest.raises(MalformedMessageError) as caught:
+        parse_event(channel(name) | {field: new_id})
+    assert caught.value.pointer == f"/{field}"
+    assert parse_event(channel(name) | {field: "x" * 225}) is not None
