@@ -142,15 +142,15 @@ def run_replay(options: ReplayOptions) -> int:
         trace = read_trace(path)
         if trace.is_journal:
             journal = replay_journal(trace)
-            report.journal(path, journal)
             if options.update and journal.differences:
                 update_journal(path, journal)
+            report.journal(path, journal)
             different = different or bool(journal.differences)
         else:
             result = replay(trace, overrides=overrides, tolerance_ms=options.tolerance_ms)
-            report.recording(path, result)
             if options.update:
                 update_trace(path, trace, result, overrides)
+            report.recording(path, result)
             different = different or bool(result.differences)
     return EXIT_DIFFERENT if different and not options.update else 0
 

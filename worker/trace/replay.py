@@ -72,6 +72,8 @@ class ReplayResult:
     crashes: tuple[str, ...] = ()
     said: tuple[Effect, ...] = ()
     """Everything replay said, in order."""
+    pairs: tuple[tuple[Effect, Effect], ...] = ()
+    """(recorded, replayed) effects that are the same one, timely."""
     ids: Mapping[str, str] = field(default_factory=dict)
     """Recorded id → replay's."""
 
@@ -356,6 +358,11 @@ class Replay:
             duration_ms=self._end_ms - start_ms,
             crashes=tuple(crashes),
             said=tuple(self._said),
+            pairs=tuple(
+                (recorded, replayed)
+                for recorded, replayed in matcher.pairs
+                if abs(recorded.at_ms - replayed.at_ms) <= self._tolerance_ms
+            ),
             ids=dict(matcher.ids),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from worker import __version__
 from worker.kapi.exchanges import Exchange
 from worker.parking.model import SessionId
 from worker.parking.slot_view import subject_of
+from worker.parking.slot_wire import record_from_plain
 from worker.trace.config_plain import merged
 from worker.trace.effects import SLOT_LOG, Effect, recorded_effect
 from worker.trace.journal_replay import JournalReplay
@@ -35,13 +37,22 @@ Plain = Mapping[str, object]
 def update_trace(path: Path, trace: Trace, result: ReplayResult, overrides: Plain) -> None:
     """Rewrite the file: inputs as they were (quoting replay's ids), effects as replay says them.
 
-    Records of the slot log are left out: replay decides by itself from then on."""
+    An effect that both sides have keeps its place and time."""
     settings = merged(trace.head.settings, overrides)
     head: Head = replace(trace.head, settings=settings, kzpark=__version__, source="update")
     found = survey(trace)
-    inputs = [line for line in trace.lines if not _is_said(line, set(found.nodes), found.executes)]
-    lines = _merged(inputs, [e for e in result.said if e.exchange != SLOT_LOG], result.ids)
-    body = [head_bytes(head), *(line_bytes(line, n) for n, line in enumerate(lines, 1))]
+    nodes = set(found.nodes)
+    twins = {recorded.line: replayed for recorded, replayed in result.pairs}
+    kept: list[Line] = []
+    for line in trace.lines:
+        if not _is_said(line, nodes, found.executes):
+            kept.append(_translated(line, result.ids) if isinstance(line, Message) else line)
+        elif line.number in twins:
+            kept.append(_line_of(twins[line.number], getattr(line, "at_ms", 0)))
+    paired = {id(effect) for effect in twins.values()}
+    news = [_line_of(e, e.at_ms) for e in result.said if id(e) not in paired]
+    body = [head_bytes(head)]
+    body += [line_bytes(line, n) for n, line in enumerate(_merged(kept, news), 1)]
     _replace(path, b"".join(body))
 
 
@@ -51,23 +62,18 @@ def _is_said(line: Line, nodes: set[str], executes: set[SessionId]) -> bool:
         return subject_of(line.record) in executes
     if not isinstance(line, Message) or line.exchange == Exchange.KAPPS:
         return False
-    if recorded_effect(line) is None and line.exchange != Exchange.NODES:
-        return False
-    return line.text("Node") in nodes
+    return recorded_effect(line) is not None and line.text("Node") in nodes
 
 
-def _merged(inputs: list[Line], said: list[Effect], ids: Mapping[str, str]) -> Iterator[Line]:
-    """By time; what follows from an input at the same millisecond comes after it."""
-    waiting = sorted(said, key=lambda effect: effect.at_ms)
-    for line in inputs:
+def _merged(kept: list[Line], news: list[Line]) -> Iterator[Line]:
+    """By time; what is new at the same millisecond comes after."""
+    waiting = deque(sorted(news, key=lambda line: getattr(line, "at_ms", 0)))
+    for line in kept:
         at_ms = getattr(line, "at_ms", 0)
-        while waiting and waiting[0].at_ms < at_ms and not isinstance(line, Ended):
-            yield _line_of(waiting.pop(0))
-        if isinstance(line, Ended):
-            yield from (_line_of(effect) for effect in waiting)
-            waiting = []
-        yield _translated(line, ids) if isinstance(line, Message) else line
-    yield from (_line_of(effect) for effect in waiting)
+        while waiting and (isinstance(line, Ended) or getattr(waiting[0], "at_ms", 0) < at_ms):
+            yield waiting.popleft()
+        yield line
+    yield from waiting
 
 
 def _translated(line: Message, ids: Mapping[str, str]) -> Message:
@@ -79,9 +85,11 @@ def _translated(line: Message, ids: Mapping[str, str]) -> Message:
     return replace(line, payload={**(line.payload or {}), **quoted}) if quoted else line
 
 
-def _line_of(effect: Effect) -> Message:
+def _line_of(effect: Effect, at_ms: int) -> Line:
+    if effect.exchange == SLOT_LOG:
+        return LogRecord(at_ms=at_ms, offset=0, record=record_from_plain(effect.payload))
     return Message(
-        at_ms=effect.at_ms,
+        at_ms=at_ms,
         exchange=effect.exchange,
         key=effect.key,
         headers=effect.headers,
