@@ -45,7 +45,13 @@ class RecordOptions:
 def run_record(settings: Settings, options: RecordOptions) -> int:
     """Record until SIGINT or SIGTERM (0), or until a limit (0). Raises BrokerError, UsageError."""
     with _output(options.out) as out:
-        reason, count = asyncio.run(_record(settings, options, out))
+        try:
+            reason, count = asyncio.run(_record(settings, options, out))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            where = options.out or "stdout"
+            raise UsageError(f"{where}: cannot be written: {error.strerror}") from error
     print(f"kzpark: {count} lines recorded ({reason})", file=sys.stderr)
     return 0
 

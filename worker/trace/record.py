@@ -83,10 +83,27 @@ class Recording:
     full: asyncio.Event = field(default_factory=asyncio.Event)
     written: int = 0
     messages: int = 0
+    error: OSError | None = None
+    """Why nothing can be written any more: a full disk, a reader that is gone."""
 
     def head(self, head: Head) -> None:
-        self.out.write(head_bytes(head))
-        self.out.flush()
+        self._put(head_bytes(head))
+        self.flush()
+
+    def _put(self, data: bytes) -> None:
+        try:
+            self.out.write(data)
+        except OSError as error:
+            self.error = error
+            self.full.set()
+
+    def flush(self) -> None:
+        """Hand over what was written."""
+        try:
+            self.out.flush()
+        except OSError as error:
+            self.error = error
+            self.full.set()
 
     def write(self, line: Line) -> None:
         """One line, unless it is left out or there are enough."""
@@ -96,17 +113,21 @@ class Recording:
         if edited is None:
             return
         self.written += 1
-        self.out.write(line_bytes(edited, self.written))
+        self._put(line_bytes(edited, self.written))
         if not isinstance(line, Tapped | TableLine | Ended):
             self.messages += 1
             if self.most is not None and self.messages >= self.most:
                 self.full.set()
 
     def end(self, reason: str) -> None:
-        self.full.clear()
-        self.most = None
-        self.write(Ended(at_ms=now_ms(), reason=reason))
-        self.out.flush()
+        """The last line. Raises OSError when the recording could not be written."""
+        if self.error is None:
+            self.full.clear()
+            self.most = None
+            self.write(Ended(at_ms=now_ms(), reason=reason))
+            self.flush()
+        if self.error is not None:
+            raise self.error
 
 
 def now_ms() -> int:
@@ -205,7 +226,7 @@ class Recorder:
     async def _flush(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_S)
-            self._recording.out.flush()
+            self._recording.flush()
 
     # ---- the slot log ---------------------------------------------------------------------------
 
