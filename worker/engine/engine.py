@@ -87,6 +87,7 @@ class Engine:
             self._calls.next_deadline_ms(),
             self._lamps.next_deadline_ms(),
             self._bus.next_deadline_ms(),
+            self._ledger.next_deadline_ms(),
         )
         return min((at for at in times if at is not None), default=None)
 
@@ -113,6 +114,7 @@ class Engine:
         """Do what is due."""
         self._calls.status.switch_nodes = self._bus.switch_nodes(now_ms)
         self._calls.due(now_ms)
+        self._ledger.take_up(now_ms)
         self._lamps.due(now_ms, self._lit_entries)
         self._bus.due(now_ms)
 

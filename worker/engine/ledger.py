@@ -5,6 +5,7 @@ The table has decided before the ledger hears of it; here every decision finds w
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -41,6 +42,9 @@ from worker.parking.session import Rules, Session, State
 from worker.parking.slot_rows import TOOK_LATE, SessionRow
 from worker.parking.slots import SlotTable
 
+TAKE_UP_AT_ONCE = 100
+TAKE_UP_EACH_MS = 50
+
 
 class Ledger:
     """Log changes in, events for sessions and lamps out."""
@@ -59,10 +63,31 @@ class Ledger:
         self._calls = calls
         self._lamps = lamps
         self._rules = rules
+        self._waiting: deque[tuple[SessionId, bool]] = deque()
+        """Sessions to go on with, and whether another worker had them."""
+        self._next_ms = 0
 
     def applied(self, changes: Iterable[Change], now_ms: int) -> None:
         for change in changes:
             self._apply(change, now_ms)
+        self.take_up(now_ms)
+
+    def next_deadline_ms(self) -> int | None:
+        return self._next_ms if self._waiting else None
+
+    def take_up(self, now_ms: int) -> None:
+        """Go on with those that wait, not too many at once: ten thousand calls of a dead worker
+        must neither keep us from our own heartbeat nor drown the switch in questions."""
+        if now_ms < self._next_ms:
+            return
+        for _ in range(min(len(self._waiting), TAKE_UP_AT_ONCE)):
+            session, adopted = self._waiting.popleft()
+            if adopted:
+                self._adopt(session, now_ms)
+            else:
+                self._calls.tell(session, e.Resumed(adopted=False), now_ms)
+        if self._waiting:
+            self._next_ms = now_ms + TAKE_UP_EACH_MS
 
     def let_go_of_others(self) -> None:
         for session, live in list(self._calls.live.items()):
@@ -82,10 +107,13 @@ class Ledger:
             for entry in self._table.entries(account)
             if not entry.reserved
         )
-        for session in kept:
-            self._calls.tell(session, e.Resumed(adopted=False), now_ms)
-        for session in sorted(ours - set(kept)):
-            self._adopt(session, now_ms)
+        live = self._calls.live
+        kept.sort(key=lambda session: live[session].session.state is State.HOLDING)
+        self._waiting.clear()
+        self._waiting.extend((session, False) for session in kept)
+        self._waiting.extend((session, True) for session in sorted(ours - set(kept)))
+        self._next_ms = now_ms
+        self.take_up(now_ms)
 
     def _log(self, event: str, level: str = "info", **fields: object) -> None:
         self._calls.emit(Log(event=event, level=level, fields=fields))
@@ -162,7 +190,7 @@ class Ledger:
 
     def _moved(self, change: SessionMoved, now_ms: int) -> None:
         if change.owner == self._config.worker:
-            self._adopt(change.session, now_ms)
+            self._waiting.append((change.session, True))
         else:
             self._let_go(change.session)
 
