@@ -97,6 +97,8 @@ def escape(value: str, max_bytes: int = TEXT_BYTES) -> str:
     At most ``max_bytes`` bytes of UTF-8; no entity and no character is cut in two.
     """
     clean = _CONTROLS.sub("", value)
+    if _ENTITIES.keys().isdisjoint(clean) and len(clean.encode()) <= max_bytes:
+        return clean
     pieces = []
     room = max_bytes
     for char in clean:
