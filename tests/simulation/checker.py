@@ -131,7 +131,7 @@ class Checker:
         sessions = {SessionId(flow.action_id) for flow, _ in self._live_flows()}
         for owner in [*table.workers, None]:
             sessions.update(table.sessions_of(owner))
-        self._knowers = {
+        self._knowers |= {
             session: [
                 process
                 for process in self._zone.alive
@@ -140,6 +140,12 @@ class Checker:
             ]
             for session in sorted(sessions)
         }
+
+    def broker_stops(self) -> None:
+        """Results under way in Kazoo's queues are lost with them, though they were confirmed."""
+        for flow, _ in self._live_flows():
+            if self._results.get(flow.action_id):
+                self._unheard.add(flow.action_id)
 
     def _excuse_unknown(self) -> None:
         """A new log was settled: what nobody alive had known is lost, and rightly so."""

@@ -398,6 +398,7 @@ class People:
         if wipe:
             zone.checker.wiped()
             zone.truth.wiped()
+        zone.checker.broker_stops()
         zone.broker.stop(wipe=wipe)
 
         def back() -> None:
