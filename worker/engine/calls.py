@@ -343,9 +343,11 @@ class Calls:
             )
 
     def _ask_endpoint(self, live: LiveSession, effect: do.AskEndpoint, now_ms: int) -> None:
+        """Whom the registrar cannot be asked about is not found when the time is over. The user
+        ``*`` would be everybody (contract §9.4), and any device of the realm would ring."""
         config, msg_id = self._config, live.new_id()
         self.endpoints.ask(msg_id, live.id, live.session.call.account, now_ms)
-        if keys.fits(keys.registrar_query(effect.realm, effect.user)):
+        if effect.user != "*" and keys.fits(keys.registrar_query(effect.realm, effect.user)):
             self.emit(
                 wire.endpoint_question(effect, node=config.node, msg_id=msg_id, inbox=config.inbox)
             )

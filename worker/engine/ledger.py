@@ -124,7 +124,8 @@ class Ledger:
             case SessionOpened():
                 if change.owner == self._config.worker:
                     calls.opened(change.session)
-                else:  # a copy of the execute went to another worker, who was first
+                elif self._table.owner(change.session) != self._config.worker:
+                    # A copy of the execute went to another worker, who was first.
                     self._let_go(change.session)
             case ClaimDecided():
                 self._claim_decided(change, now_ms)
@@ -174,9 +175,10 @@ class Ledger:
         self._calls.tell_waiters(entry.account, entry.slot, e.SlotFreed(), now_ms)
 
     def _darken(self, entry: SlotEntry, now_ms: int) -> None:
-        """The lamp of a session of ours goes out, if it was ever lit."""
+        """The lamp of a session of ours goes out, if it was ever lit: by itself, or by the session
+        it took the slot over from."""
         live = self._calls.live.get(entry.session)
-        if live is not None and live.session.announced:
+        if live is not None and (live.session.announced or live.session.inherits_lamp):
             self._lamps.darken(live.session.entry or entry, now_ms)
 
     def _swapped(self, change: Swapped, now_ms: int) -> None:

@@ -116,6 +116,11 @@ def act_if_alive(s: Session, event: e.LivenessKnown, now_ms: int) -> None:
         _nothing_to_hold(s)
     elif target is not None and event.other_leg == target.call_id:
         retrieving.found_bridged(s, target, now_ms)
+    elif event.other_leg:
+        # While it waited somebody else has taken the call: it is not ours to interrupt.
+        s.emit(do.Note(text="call in a conversation before it was held"))
+        s.finish(do.Verdict.TRANSFER)
+        s.end()
     elif event.liveness is e.Liveness.ACTIVE or s.round == LAST_ASK:
         s.round = 0
         act(s, now_ms)
@@ -191,6 +196,7 @@ def claim_decided(s: Session, event: ClaimDecided, now_ms: int) -> None:
         _occupied(s, event, now_ms)
     elif event.entry is not None:
         s.target = None
+        s.inherits_lamp = event.previous is not None and not event.previous.reserved
         s.hold_entry(event.entry)
         _confirm_or_wait(s, now_ms)
 

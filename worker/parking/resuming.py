@@ -96,7 +96,7 @@ def resume(s: Session, event: e.Resumed, now_ms: int) -> None:
         case State.ANSWERED | State.VISITED:
             s.timers.setdefault(Timer.RECONCILE, now_ms + s.rules.reconcile_ms)
             s.checks.add(Check.RESUME)
-        case State.VISITING:
+        case State.LOOKING_UP | State.VISITING:
             _resume_visitor(s, now_ms)
         case State.AWAITING_HANGUP | State.LINGERING | State.RESERVED:
             _resume_reservation(s, now_ms)
@@ -155,6 +155,10 @@ def _resume_reservation(s: Session, now_ms: int) -> None:
 
 
 def _resume_visitor(s: Session, now_ms: int) -> None:
+    if s.state is State.LOOKING_UP:  # the registrar's answer is lost
+        s.timers[Timer.STEP] = now_ms + visiting.LOOKUP_MS
+        arriving.ask_for_parker(s)
+        return
     s.resumed = True
     s.timers.setdefault(Timer.STEP, now_ms + visiting.LOOKUP_MS)
     s.checks.add(Check.RESUME)

@@ -264,6 +264,10 @@ def own_liveness(s: Session, event: e.LivenessKnown, now_ms: int) -> None:
         s.checks.discard(Check.RESUME)
         if s.target is not None and event.other_leg == s.target.call_id:
             found_bridged(s, s.target, now_ms)
+        elif s.state is State.PICKING_UP and not event.other_leg and not s.retry_used:
+            s.retry_used = True  # the first may have been lost with the connection
+            s.timers[Timer.STEP] = now_ms + PICKUP_MS
+            pick_up(s)
 
 
 def ask_about_ourselves(s: Session, _now_ms: int) -> None:

@@ -135,6 +135,7 @@ class Session:
         "freed",
         "held_since_ms",
         "id",
+        "inherits_lamp",
         "intercepted",
         "liveness",
         "node",
@@ -194,6 +195,8 @@ class Session:
         self.ring_ended_at_ms: int | None = None
         self.answered_at_ms: int | None = None
         self.watched = False
+        self.inherits_lamp = False
+        """The slot came from a session that had its lamp lit."""
         self.presumed_dead = False
         """One check that nobody waits for has said DEAD: the next one decides."""
         self.resumed = False
