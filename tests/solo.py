@@ -100,7 +100,10 @@ def make_execute(
     }
 
 
-BLIND: dict[str, Any] = {"referred_to": f"<sip:*3101@{REALM}>", "referred_by": f"<sip:parker@{REALM}>"}
+BLIND: dict[str, Any] = {
+    "referred_to": f"<sip:*3101@{REALM}>",
+    "referred_by": f"<sip:parker@{REALM}>",
+}
 
 
 def attended(replaces: str) -> dict[str, Any]:
