@@ -7,12 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from worker.broker.private_node import answers, private_node, server_script
 
 pytest_plugins = ("tests.rabbit",)
 
 TESTS = Path(__file__).parent
+# Elsewhere every run tries new examples; CI tries the same ones for the same code, so that what it
+# says of a commit does not depend on luck. No deadline: the first example may load the schemas.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
 DEFAULT_URL = "amqp://guest:guest@127.0.0.1:5672/%2F"
 AMQP_URL = os.environ.get("KZPARK_AMQP_URL", "")
 """Read before `no_settings` hides it."""
