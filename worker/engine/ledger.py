@@ -6,11 +6,12 @@ The table has decided before the ledger hears of it; here every decision finds w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import orjson
 
+from worker.engine import wire
 from worker.engine.calls import Calls
 from worker.engine.config import EngineConfig
 from worker.engine.lamps import Lamps
@@ -18,6 +19,7 @@ from worker.engine.live import LiveSession
 from worker.engine.ops import Append, Log
 from worker.errors import MalformedMessageError
 from worker.kapi import execute, schema
+from worker.kapi.execute import Execute
 from worker.parking import events as e
 from worker.parking import resuming
 from worker.parking.changes import (
@@ -35,7 +37,8 @@ from worker.parking.changes import (
     Swapped,
     WorkerGone,
 )
-from worker.parking.model import AccountId, ReleaseReason, SessionId, SlotEntry, WorkerId
+from worker.parking.effects import Finish, Verdict
+from worker.parking.model import AccountId, CallId, ReleaseReason, SessionId, SlotEntry, WorkerId
 from worker.parking.node import parse_node
 from worker.parking.records import Close
 from worker.parking.session import Rules, Session, State
@@ -212,19 +215,20 @@ class Ledger:
         row = self._table.session(session)
         if row is None or row.owner != self._config.worker or session in self._calls.live:
             return  # what we are told lags behind the table: it may have moved on
+        saved = _saved(row)
+        wanted = None
         try:
             wanted = execute.parse_execute(orjson.loads(row.facts))
             node = parse_node(schema.validate_node(wanted.data))
         except (MalformedMessageError, orjson.JSONDecodeError) as error:
             self._log("session cannot be adopted", "error", session=session, reason=str(error))
+            if wanted is not None and not (saved.get("finished") or saved.get("control_lost")):
+                self._send_on(wanted, saved)
             # Nobody could ever serve it: at least its slot must not stay taken.
             close = Close(author=self._config.worker, at_ms=now_ms, session=session)
             self._calls.emit(Append(record=close))
             return
         fresh = Session(session, wanted.call, node, self._rules(row.account))
-        saved = orjson.loads(row.state) if row.state else {}
-        attempts = [decision.attempt for decision in row.decided]
-        saved["attempt"] = max([saved.get("attempt", 0), row.forgotten_claim, *attempts])
         target = None if row.retrieves is None else self._table.entry(row.account, row.retrieves)
         resuming.restore(
             fresh,
@@ -241,6 +245,28 @@ class Ledger:
             # Its last owner died before it could say so.
             self._lamps.darken(replace(fresh.freed.entry, call_id=fresh.call_id), now_ms)
         self._calls.tell(session, e.Resumed(adopted=True), now_ms)
+
+
+    def _send_on(self, wanted: Execute, saved: Mapping[str, object]) -> None:
+        """A call whose node this version does not understand: *continue*, as for any such node."""
+        call_id = CallId(str(saved.get("call_id", wanted.call_id)))
+        finish = Finish(verdict=Verdict.CONTINUE)
+        for op in wire.result(finish, wanted.call, wanted.session, call_id, self._config.node):
+            self._calls.emit(op)
+
+
+def _saved(row: SessionRow) -> dict[str, object]:
+    """The session's checkpoint; without one (or with one this version cannot read) the table alone
+    tells where it was."""
+    try:
+        state = orjson.loads(row.state) if row.state else {}
+    except orjson.JSONDecodeError:
+        state = {}
+    saved: dict[str, object] = state if isinstance(state, dict) else {}
+    attempt = saved.get("attempt")
+    attempts = [decision.attempt for decision in row.decided]
+    known = attempt if isinstance(attempt, int) else 0
+    return saved | {"attempt": max([known, row.forgotten_claim, *attempts])}
 
 
 def _freed(row: SessionRow) -> Released | None:

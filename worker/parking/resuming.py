@@ -51,7 +51,7 @@ def restore(
     timers = saved.get("timers")
     if isinstance(timers, Mapping):
         session.timers = {
-            timer: int(timers[timer.value]) for timer in Timer if timer.value in timers
+            timer: at_ms for timer in Timer if isinstance(at_ms := timers.get(timer.value), int)
         }
     session.freed, session.took = freed, took
     session.state = State.HANDING_OVER if took else _state(entry, saved, freed=freed)
