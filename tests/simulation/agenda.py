@@ -26,19 +26,19 @@ class Agenda:
         self.random = Random(seed)
         self.now_ms = START_MS
         self.steps = 0
-        self.after_step: Callable[[], None] = lambda: None
+        self.after_step: Callable[[], object] = lambda: None
         self._count = itertools.count()
-        self._heap: list[tuple[int, float, int, Callable[[], None]]] = []
+        self._heap: list[tuple[int, float, int, Callable[[], object]]] = []
 
     @property
     def elapsed_ms(self) -> int:
         return self.now_ms - START_MS
 
-    def at(self, at_ms: int, action: Callable[[], None]) -> None:
+    def at(self, at_ms: int, action: Callable[[], object]) -> None:
         when = max(at_ms, self.now_ms)
         heapq.heappush(self._heap, (when, self.random.random(), next(self._count), action))
 
-    def after(self, delay_ms: int, action: Callable[[], None]) -> None:
+    def after(self, delay_ms: int, action: Callable[[], object]) -> None:
         self.at(self.now_ms + delay_ms, action)
 
     def run_until(self, until_ms: int) -> None:

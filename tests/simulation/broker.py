@@ -86,7 +86,9 @@ class Queue:
 class Stream:
     """An append-only log with holes in its offsets; its readers each have their own place."""
 
-    def __init__(self, name: str, agenda: Agenda, on_append: Callable[[int, Delivery], None]) -> None:
+    def __init__(
+        self, name: str, agenda: Agenda, on_append: Callable[[int, Delivery], None]
+    ) -> None:
         self.name = name
         self.owner: object | None = None
         self.durable = True

@@ -39,6 +39,7 @@ SETTLE_MS = 1_500
 LOST_MS = 3_000
 """A live call whose session nobody has at work."""
 LISTENING_MS = 1_500
+CALLBACK_MS = 3_000
 RING_LATE_MS = 1_000
 SILENCE_MS = 5_000
 CUT_MS = 1_500
@@ -96,7 +97,7 @@ class Checker:
         self._lost_calls: set[str] = set()
         self._knowers: dict[str, list[Process]] = {}
         self._unheard: set[str] = set()
-        """Sessions whose result crossed a change of the call's id, or that died with all who knew."""
+        """Sessions whose result crossed a change of id, or that died with all who knew."""
 
     # ---- saying so ------------------------------------------------------------------------------
 
@@ -135,7 +136,7 @@ class Checker:
             session: [
                 process
                 for process in self._zone.alive
-                if process.table.session(session) is not None
+                if (process.ready and process.table.session(session) is not None)
                 or session in process.engine._calls.live
             ]
             for session in sorted(sessions)
@@ -179,7 +180,9 @@ class Checker:
         now_ms = self._agenda.now_ms
         flow = next((each for each in self._flows() if each.call_id == call_id), None)
         entered_ms = -1 if flow is None else self._entered_ms.get(flow.action_id, now_ms)
-        return self.calm_ms(entered_ms) > LISTENING_MS and not self.was_disturbed(now_ms, now_ms + 1)
+        return self.calm_ms(entered_ms) > LISTENING_MS and not self.was_disturbed(
+            now_ms, now_ms + 1
+        )
 
     def replaced(self, call_id: str) -> None:
         self._replaced_ms[call_id] = self._agenda.now_ms
@@ -246,7 +249,11 @@ class Checker:
         for stay in self._truth.current.values():
             if stay.first_hold_ms is None and not stay.reserved:
                 held = channels.get(stay.calls[-1])
-                if held is not None and held.running is not None and held.running.name in ("hold", "park"):
+                if (
+                    held is not None
+                    and held.running is not None
+                    and held.running.name in ("hold", "park")
+                ):
                     stay.first_hold_ms = now_ms
 
     def _hear(
@@ -263,7 +270,8 @@ class Checker:
             if name == "action.result" and "for call" in dropped:
                 self._misdirected(str(payload["Msg-ID"]), call_id)
             self._zone.tell(
-                "switch", f"{call_id}: drops {payload.get('Application-Name', name)}: {dropped}",
+                "switch",
+                f"{call_id}: drops {payload.get('Application-Name', name)}: {dropped}",
                 {call_id},
             )
 
@@ -318,7 +326,9 @@ class Checker:
             target = str(payload["Target-Call-ID"])
             if target not in self._truth.granted.get(flow.action_id, set()):
                 self.violated(
-                    "stranger", f"{who} picks {target} up for {flow.call_id}", {flow.call_id, target}
+                    "stranger",
+                    f"{who} picks {target} up for {flow.call_id}",
+                    {flow.call_id, target},
                 )
 
     def _not_cut(self, who: str, flow: Flow, what: str) -> None:
@@ -474,11 +484,16 @@ class Checker:
                 continue
             due_ms = max(base_ms, stay.ring_ended_ms or 0) + max(timeout, 100)
             due_ms = max(due_ms, stay.free_to_retrieve_ms)
+            for call_id in stay.calls:  # a ringback that crossed a change of id is lost: the next
+                if call_id in self._replaced_ms:
+                    due_ms = max(due_ms, self._replaced_ms[call_id] + CALLBACK_MS + timeout)
             late_ms = RING_LATE_MS + 4 * self._zone.weather.climate.worst_ms
             if due_ms < self._agenda.now_ms and self.calm_ms(due_ms) > late_ms:
                 self.violated(
-                    "ringback", f"{stay.calls[-1]} should have been rung back since "
-                    f"{due_ms - self._agenda.now_ms} ms", {stay.session},
+                    "ringback",
+                    f"{stay.calls[-1]} should have been rung back since "
+                    f"{due_ms - self._agenda.now_ms} ms",
+                    {stay.session},
                 )
 
     # ---- sessions -------------------------------------------------------------------------------
@@ -493,7 +508,8 @@ class Checker:
                 key = ("state", process.name, session, state.value, str(live.session.attempt))
                 if self._lasts(*key, str(live.session.round), for_ms=bound_ms):
                     self.violated(
-                        "stuck", f"{session} is {state.value} at {process.name} and stays so",
+                        "stuck",
+                        f"{session} is {state.value} at {process.name} and stays so",
                         {session},
                     )
 
@@ -534,7 +550,7 @@ class Checker:
             if process.table.offset == self._truth.table.offset:
                 self._compare(process)
         for stay in self._truth.stays:
-            if not stay.open:
+            if stay.until_ms is not None and self._agenda.now_ms - stay.until_ms > LAMPS_MS:
                 self._events_of(stay)
 
     def _events_of(self, stay: Stay) -> None:
@@ -558,10 +574,11 @@ class Checker:
             return
         self._zone.counts.excused += excused
         most = max(len(retrieved), len(abandoned), len(parked))
-        mixed = taken and abandoned or (not taken and retrieved)
+        mixed = (taken and abandoned) or (not taken and retrieved)
         if not excused or most > 2 or mixed:
             self.violated(
-                "announcement", f"{wrong} for {stay.calls[-1]} ({stay.reason.value})",
+                "announcement",
+                f"{wrong} for {stay.calls[-1]} ({stay.reason.value})",
                 {stay.session, *stay.calls},
             )
 
@@ -592,7 +609,16 @@ class Checker:
 
 
 def _event_words(payload: Mapping[str, object]) -> str:
-    shown = ("Application-Name", "Application-Response", "Other-Leg-Call-ID", "Intercepted-By",
-             "Hangup-Cause", "Fetch-ID", "Replaced-By", "Connecting-Leg-B-UUID", "Error-Message")
+    shown = (
+        "Application-Name",
+        "Application-Response",
+        "Other-Leg-Call-ID",
+        "Intercepted-By",
+        "Hangup-Cause",
+        "Fetch-ID",
+        "Replaced-By",
+        "Connecting-Leg-B-UUID",
+        "Error-Message",
+    )
     words = [str(payload[key]) for key in shown if payload.get(key)]
     return " ".join([str(payload.get("Event-Name")), *words])

@@ -48,12 +48,13 @@ class VirtualLoop(base_events.BaseEventLoop):
         try:
             turns = 0
             while True:
-                self._run_once()
+                self._run_once()  # type: ignore[attr-defined]
                 turns += 1
                 if turns > MOST_TURNS:
                     raise AssertionError("a worker spins without time passing")
                 at_s = self._next_s()
-                if not self._ready and (at_s is None or at_s >= self.time() + RESOLUTION_S):
+                ready = self._ready  # type: ignore[attr-defined]
+                if not ready and (at_s is None or at_s >= self.time() + RESOLUTION_S):
                     break
         finally:
             events._set_running_loop(None)
@@ -62,7 +63,8 @@ class VirtualLoop(base_events.BaseEventLoop):
         return self._agenda.now_ms + max(math.ceil((at_s - self.time() - RESOLUTION_S) * 1000), 0)
 
     def _next_s(self) -> float | None:
-        scheduled: list[asyncio.TimerHandle] = self._scheduled
+        scheduled: list[asyncio.TimerHandle]
+        scheduled = self._scheduled  # type: ignore[attr-defined]
         alive = (handle.when() for handle in scheduled[:1] if not handle.cancelled())
         first = next(alive, None)
         if first is None and scheduled:

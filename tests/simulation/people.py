@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.switch import ACCOUNT, BUSY, IGNORE, REALM, CallPlan, Device, Ring
 from worker.switch.callflow import Flow
@@ -66,7 +66,7 @@ class People:
     def _later(self, within_ms: int, action: Callable[[People], None]) -> None:
         self._after(self._random.randint(0, within_ms), lambda: action(self))
 
-    def _after(self, delay_ms: int, action: Callable[[], None]) -> None:
+    def _after(self, delay_ms: int, action: Callable[[], object]) -> None:
         self._zone.agenda.after(delay_ms, action)
 
     def _tell(self, text: str, *about: str) -> None:
@@ -105,7 +105,7 @@ class People:
         )
         return flow
 
-    def _number(self, slot: str) -> dict[str, str]:
+    def _number(self, slot: str) -> dict[str, Any]:
         if slot and self._random.random() < 0.9:
             return {"number": f"*3{slot}", "capture_group": slot}
         return {"number": "*4"}

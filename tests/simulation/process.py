@@ -34,6 +34,15 @@ HEARTBEAT_MS = (10_000, 15_000)
 """How long the broker takes to notice a connection that is silent but not closed."""
 
 
+def _settle(answer: asyncio.Future[object], failed: BrokerError | None) -> None:
+    if answer.done():
+        return
+    if failed is None:
+        answer.set_result(None)
+    else:
+        answer.set_exception(failed)
+
+
 class Observer(Protocol):
     """Who is told what a process does."""
 
@@ -57,7 +66,7 @@ class SimLink:
         agenda, climate = broker.agenda, broker.climate
         self.closed: asyncio.Future[None] = process.loop.create_future()
         self.closed.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self.server_version = (3, 10, 8)
+        self.server_version: tuple[int, ...] = (3, 10, 8)
         self.there = True
         """The broker still has the connection."""
         self._process = process
@@ -220,9 +229,9 @@ class SimLink:
                 action()
             except BrokerError as error:
                 failed = error
-                self._answers.put(lambda: answer.done() or answer.set_exception(failed))
+                self._answers.put(lambda: _settle(answer, failed))
             else:
-                self._answers.put(lambda: answer.done() or answer.set_result(None))
+                self._answers.put(lambda: _settle(answer, None))
 
         self._asking.put(work)
         await answer
@@ -244,7 +253,7 @@ class SimLink:
 
     def _confirmed(self, confirm: _Confirm) -> None:
         def tell() -> None:
-            self._open.pop(confirm.future, None)  # type: ignore[call-overload]
+            self._open.pop(confirm.future, None)  # type: ignore[arg-type]
             if not confirm.future.done():
                 confirm.future.set_result(confirm.routed)
 
@@ -317,6 +326,8 @@ class Process:
         self.broker = broker
         self.alive = True
         self.frozen = False
+        self.ready = False
+        """It has served once: what its table says is worth telling a new log."""
         self.loop = VirtualLoop(self.agenda, lambda what: observer.broken(name, what))
         self.link: SimLink | None = None
         self.killed_ms: int | None = None

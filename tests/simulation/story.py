@@ -43,8 +43,6 @@ class Story:
     def told(self, violation: Violation | None = None) -> str:
         about = violation.about if violation is not None else frozenset()
         chosen = [
-            str(line)
-            for line in self.lines
-            if not line.about or not about or line.about & about
+            str(line) for line in self.lines if not line.about or not about or line.about & about
         ]
         return "\n".join(chosen)

@@ -14,7 +14,6 @@ import orjson
 
 from worker.errors import MalformedMessageError
 from worker.parking.changes import (
-
     Released,
     RetrieveDecided,
     RetrieveOutcome,
@@ -63,7 +62,9 @@ class Stay:
 class Truth:
     """One `SlotTable` per log that ever was; ``tell`` hears what each record meant."""
 
-    def __init__(self, now_ms: Callable[[], int], tell: Callable[[str, str, set[str]], None]) -> None:
+    def __init__(
+        self, now_ms: Callable[[], int], tell: Callable[[str, str, set[str]], None]
+    ) -> None:
         self._now_ms = now_ms
         self._tell = tell
         self.table = SlotTable(loads=orjson.loads)
@@ -104,7 +105,9 @@ class Truth:
         if not isinstance(record, Barrier):
             self._told(offset, record)
         if self.table.settled:
-            released = {change.entry.session: change for change in changes if isinstance(change, Released)}
+            released = {
+                change.entry.session: change for change in changes if isinstance(change, Released)
+            }
             self._compare(released)
 
     def digest_at(self, offset: int) -> str:
@@ -159,7 +162,9 @@ class Truth:
                 stay.reason, stay.by = change.reason, change.by
             how = stay.reason.value if stay.reason else "handed over"
             self._tell(
-                "log", f"slot {place[1]} free of {stay.calls[-1]}: {how}", {stay.session, *stay.calls}
+                "log",
+                f"slot {place[1]} free of {stay.calls[-1]}: {how}",
+                {stay.session, *stay.calls},
             )
         for place, entry in present.items():
             if place not in self.current:
@@ -168,9 +173,7 @@ class Truth:
     def _update(self, stay: Stay, entry: SlotEntry, now_ms: int) -> None:
         if entry.call_id != stay.calls[-1]:
             stay.calls.append(entry.call_id)
-        if entry.retriever is not None:
-            stay.free_to_retrieve_ms = now_ms
-        elif stay.entry.retriever is not None:
+        if entry.retriever is not None or stay.entry.retriever is not None:
             stay.free_to_retrieve_ms = now_ms
         stay.entry = entry
         stay.reserved = entry.reserved
@@ -190,9 +193,7 @@ class Truth:
         self.current[place] = stay
         self.stays.append(stay)
         kind = "reserved for" if entry.reserved else "holds"
-        self._tell(
-            "log", f"slot {place[1]} {kind} {entry.call_id}", {entry.session, entry.call_id}
-        )
+        self._tell("log", f"slot {place[1]} {kind} {entry.call_id}", {entry.session, entry.call_id})
 
     def _last_of(self, entry: SlotEntry) -> Stay | None:
         return next((stay for stay in reversed(self.stays) if stay.session == entry.session), None)
@@ -213,6 +214,3 @@ def _described(record: Record) -> tuple[set[str], str]:
         words.append(f"{entry.call_id} into {entry.slot or 'any slot'} session={entry.session}")
         about |= {entry.session, entry.call_id}
     return about, " ".join(words)
-
-
-

@@ -120,9 +120,14 @@ class Zone:
 
     def logged(self, worker: str, event: str, level: str, fields: dict[str, object]) -> None:
         if event in ("session crashed", "session cannot be adopted", "internal error"):
-            self.checker.violated("crash", f"{worker}: {event} {fields}", {str(fields.get("session"))})
+            self.checker.violated(
+                "crash", f"{worker}: {event} {fields}", {str(fields.get("session"))}
+            )
         if level == "debug":
             return
+        process = self.process(worker)
+        if event == "ready" and process is not None:
+            process.ready = True
         about = {str(fields[key]) for key in ("session", "call_id") if key in fields}
         shown = {key: value for key, value in fields.items() if value not in ("", None)}
         self.tell(worker, f"{event} {shown}", about)
@@ -156,7 +161,9 @@ class Zone:
         name, call_id = str(payload.get("Event-Name")), str(payload.get("Call-ID", ""))
         match name:
             case "command":
-                word = f"command {payload.get('Application-Name')} {payload.get('Target-Call-ID', '')}"
+                word = (
+                    f"command {payload.get('Application-Name')} {payload.get('Target-Call-ID', '')}"
+                )
             case "action.result":
                 word = f"result {decode_result(str(payload['Result']))}"
             case "dialog_update":
