@@ -75,7 +75,7 @@ class SteadyPeer(Peer):
         while not self._stopping:
             try:
                 self._connection.process_data_events(time_limit=0.05)
-            except (pika.exceptions.AMQPError, OSError):
+            except (pika.exceptions.AMQPError, OSError, ValueError):  # pika's own half-closed loop
                 self.up.clear()
                 self.outages += 1
                 with contextlib.suppress(ConnectionError):
