@@ -158,6 +158,11 @@ def _either(words: Iterable[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
+def _forbidden(schema: Any) -> str:
+    """What a ``not`` says, in the two forms our schemas have."""
+    return _either(map(_json, schema["enum"])) if "enum" in schema else str(schema.get("type"))
+
+
 def _json(value: object) -> str:
     return orjson.dumps(value).decode()
 
@@ -184,6 +189,8 @@ _REASONS: Final[Mapping[str, Callable[[Any, Any], str]]] = {
     "minItems": lambda expected, _: f"must have at least {expected} items",
     "maxItems": lambda expected, _: f"must have at most {expected} items",
     "minProperties": lambda expected, _: f"must have at least {expected} keys",
+    "maxProperties": lambda expected, _: f"must have at most {expected} keys",
+    "not": lambda expected, _: f"must not be {_forbidden(expected)}",
 }
 
 
