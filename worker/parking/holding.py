@@ -97,8 +97,9 @@ def liveness_known(s: Session, event: e.LivenessKnown, now_ms: int) -> None:
         if Check.RING in checks:
             s.timers[Timer.RING] = now_ms + ringing.RETRIEVAL_WAIT_MS
         return
-    if Check.RESUME in checks and event.other_leg:
-        # Nobody was listening when it was picked up.
+    if checks and event.other_leg:
+        # It was picked up and we have not heard of it. (An answer that nobody waits for any more
+        # may be from before the hold: it does not count.)
         s.release(ReleaseReason.INTERCEPTED, now_ms)
     elif s.intercepted:
         s.release(ReleaseReason.INTERCEPTED, now_ms)
