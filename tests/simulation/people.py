@@ -350,9 +350,15 @@ class People:
             self._after(1_500, self._restart)
 
     def freeze(self) -> None:
+        self._freeze(self._random.choice((300, 1_500, 2_500, 4_500, 8_000, 14_000)))
+
+    def freeze_long(self) -> None:
+        """Long enough to be replaced."""
+        self._freeze(4_500)
+
+    def _freeze(self, for_ms: int) -> None:
         process = self._zone.process(self._victim() or "")
         if process is not None:
-            for_ms = self._random.choice((300, 1_500, 2_500, 4_500, 8_000, 14_000))
             for_ms += self._random.randint(0, 800)
             self._zone.tell(process.name, f"SIGSTOP for {for_ms} ms", set())
             self._disturb("freeze", for_ms + RECOVERY_MS)
