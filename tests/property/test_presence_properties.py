@@ -106,7 +106,7 @@ class World:
     def come_back(self, slot: str) -> None:
         if slot in self.away:
             entry = self.slots[slot] = self.away.pop(slot)
-            self.book.adopt(entry, self.now_ms)
+            self.publish(self.book.light(entry, self.now_ms))
 
     def take(self, step: str, slot: str) -> None:
         if step == "park":

@@ -146,6 +146,10 @@ BREAKS: list[tuple[Break, Callable[[People], None] | None, set[str]]] = [
 ]
 
 
+def _name(value: object) -> str:
+    return getattr(value, "__name__", "")
+
+
 @pytest.mark.parametrize(("broken", "fault", "rules"), BREAKS, ids=_name)
 def test_a_broken_rule_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
@@ -167,7 +171,3 @@ def test_the_same_zones_are_sound_when_nothing_is_broken() -> None:
         for seed in SEEDS:
             violations = a_busy_zone(seed, fault).play()
             assert not violations, f"seed {seed}: {violations[0]}"
-
-
-def _name(value: object) -> str:
-    return getattr(value, "__name__", "")

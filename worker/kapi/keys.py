@@ -74,16 +74,6 @@ def call_event(event_name: str, call_id: str) -> str:
     return f"call.{event_name}.{encode(call_id)}"
 
 
-def usurp_control(call_id: str) -> str:
-    """``callevt`` key of usurp_control (§3.5)."""
-    return call_event("usurp_control", call_id)
-
-
-def dialplan_error(call_id: str) -> str:
-    """``callevt`` key of a command error (§3.7)."""
-    return call_event("dialplan", call_id)
-
-
 def status_request(call_id: str) -> str:
     """``callevt`` key of a channel status query (§3.6)."""
     return call_event("status_req", call_id)
@@ -99,16 +89,6 @@ def dialog(realm: str, call_id: str) -> str:
     return f"dialog.{encode(realm)}.{encode(call_id)}"
 
 
-def presence_reset(realm: str, user: str) -> str:
-    """``presence`` key of a reset (§5.6)."""
-    return f"presence.reset.{encode(realm)}.{encode(user)}"
-
-
 def registrar_query(realm: str, user: str) -> str:
     """``registrar`` key of a registration query (§9.4)."""
     return f"registration.query.{encode(realm)}.{encode(user)}"
-
-
-def configuration_change(event: str, database: str, kind: str, document: str) -> str:
-    """``configuration`` key of a change notice; only the document id is encoded (§9.3)."""
-    return f"{event}.{database}.{kind}.{encode(document)}"

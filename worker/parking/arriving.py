@@ -30,7 +30,6 @@ LOG_MS = 5_000
 
 def start(s: Session, event: e.Started, now_ms: int) -> None:
     """Accept, listen, and either act at once or ask the switch first."""
-    s.started = True
     s.emit(do.Accept())
     if over_max(s.slot or "", s.node.max_slot):
         s.finish(do.Verdict.CONTINUE, MAX_SLOT_EXCEEDED)

@@ -44,7 +44,6 @@ class Reason(StrEnum):
     RESET = "reset"
     RETURNED = "returned"
     """Kamailio was away."""
-    ADOPTED = "adopted"
     ORPHANED = "orphaned"
     """The worker that should have said so died."""
     REPAIRED = "repaired"

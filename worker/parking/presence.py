@@ -125,13 +125,6 @@ class LampBook:
             return self._end(dialog, now_ms) if unsaid else []
         return self._end(dialog, now_ms) if self._dialogs.release(dialog, entry) else []
 
-    def adopt(self, entry: SlotEntry, now_ms: int) -> None:
-        """The session of ``entry`` is ours now: what its last owner said is said again."""
-        if _visible(entry):
-            dialog = self._take(entry)
-            delay_ms = self._spread(dialog, Reason.ADOPTED, SPREAD_MS // 2)
-            self._dialogs.schedule(dialog, [(now_ms + delay_ms, Reason.ADOPTED)])
-
     def forget(self, entry: SlotEntry) -> None:
         """The session of ``entry`` moved to another worker: its lamp is not ours any more."""
         dialog = self._dialogs.find(Lamp.of(entry).key)

@@ -31,7 +31,6 @@ def restore(
 
     ``freed``: how the slot it once held became free, when it did. ``took``: what the log answered
     when it, a retriever, was bridged."""
-    session.started = True
     session.target = retrieves
     entry = holds
     session.call_id = CallId(str(saved.get("call_id", session.call_id)))

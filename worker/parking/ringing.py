@@ -85,7 +85,6 @@ def answered(s: Session, event: e.ChannelBridged, now_ms: int) -> None:
 
 def take_answer(s: Session, now_ms: int) -> None:
     """The parker has the parkee: free the slot; the result comes when the bridge ends."""
-    s.answered_at_ms = now_ms
     s.release(ReleaseReason.ANSWERED, now_ms)
 
 

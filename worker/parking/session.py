@@ -118,7 +118,6 @@ class Session:
 
     __slots__ = (
         "announced",
-        "answered_at_ms",
         "asked",
         "attempt",
         "bridge_over",
@@ -139,7 +138,6 @@ class Session:
         "intercepted",
         "liveness",
         "node",
-        "noop_id",
         "presumed_dead",
         "refusal",
         "releasing",
@@ -150,7 +148,6 @@ class Session:
         "round",
         "rules",
         "slot",
-        "started",
         "state",
         "target",
         "timers",
@@ -193,14 +190,12 @@ class Session:
         self.bridged_leg: CallId | None = None
         self.held_since_ms: int | None = None
         self.ring_ended_at_ms: int | None = None
-        self.answered_at_ms: int | None = None
         self.watched = False
         self.inherits_lamp = False
         """The slot came from a session that had its lamp lit."""
         self.presumed_dead = False
         """One check that nobody waits for has said DEAD: the next one decides."""
         self.resumed = False
-        self.started = False
         self.announced = False
         self.intercepted = False
         self.bridge_over = False
@@ -208,7 +203,6 @@ class Session:
         self.control_lost = False
         self.retry_used = False
         self.finished = False
-        self.noop_id = ""
 
     # ---- what the node wants ---------------------------------------------------------------
 

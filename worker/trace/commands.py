@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 from worker.errors import BrokerError, UsageError
 from worker.settings import Settings
 from worker.trace.config_plain import merged, parse_overrides, settings_to_plain
-from worker.trace.lines import Message, NotATraceError, read_trace
+from worker.trace.lines import NotATraceError, read_trace
 from worker.trace.tap import Filters
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def run_shadow(read: Callable[[], Settings], options: ShadowOptions) -> int:
 
     ``read`` reads the settings, which only a live broker needs."""
     from worker.trace.callflows import read_callflows
-    from worker.trace.recordings import read_recording
+    from worker.trace.recordings import messages_of, read_recording
     from worker.trace.shadow import Shadow
     from worker.trace.shadow_report import ShadowReport
 
@@ -203,7 +203,7 @@ def run_shadow(read: Callable[[], Settings], options: ShadowOptions) -> int:
     _complain(useless, of=len(files))
     for path in options.traces:
         trace = read_trace(path)
-        messages = [line for line in trace.lines if isinstance(line, Message)]
+        messages = list(messages_of(trace))
         settings = merged(trace.head.settings, overrides)
         report.whole(str(path), Shadow(callflows, settings).run(messages))
     return EXIT_DIFFERENT if report.unexplained else 0

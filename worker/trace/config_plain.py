@@ -36,7 +36,7 @@ def defaults_from_plain(plain: object) -> Defaults:
     kind = plain.get("presence_type")
     numbers = {name: plain.get(name) for name in _DEFAULTS_NUMBERS}
     return Defaults(
-        presence_type=PresenceType(kind) if kind in {t.value for t in PresenceType} else None,
+        presence_type=PresenceType(str(kind)) if kind in tuple(PresenceType) else None,
         **{n: v for n, v in numbers.items() if isinstance(v, int) and not isinstance(v, bool)},
     )
 
@@ -63,7 +63,7 @@ def config_from_plain(plain: Mapping[str, object], base: EngineConfig) -> Engine
             if isinstance(value, int) and not isinstance(value, bool):
                 changes[item.name] = value
         elif item.name == "compat":
-            if value in {mode.value for mode in Compat}:
+            if value in tuple(Compat):
                 changes["compat"] = Compat(str(value))
         elif item.name == "system":
             changes["system"] = defaults_from_plain(value)

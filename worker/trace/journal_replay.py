@@ -59,22 +59,38 @@ def replay_journal(trace: Trace) -> JournalReplay:
     at_ms, cause = trace.head.started_at_ms, "start"
     run.first_ms = at_ms
     for line in rest:
-        match line.kind:
-            case "apply":
-                _apply(table, line)
-            case "in":
-                at_ms = _whole(line.fields, "at_ms") or at_ms
-                cause = str(line.fields.get("call"))
-                run.inputs += 1
-                if not _feed(engine, line, at_ms):
-                    run.skipped_inputs += 1
-                plains = [op_to_plain(op) for op in engine.take_ops()]
-                run.replayed += [_done(plain, at_ms, line.number, cause) for plain in plains]
-            case "op":
-                run.recorded.append(_done(line.fields, at_ms, line.number, cause))
+        at_ms = _whole(line.fields, "at_ms") or at_ms
+        cause = str(line.fields.get("call") or cause)
+        try:
+            _step(run, engine, table, line, at_ms=at_ms, cause=cause)
+        except (MalformedMessageError, TypeError, ValueError, AttributeError, KeyError) as error:
+            where = f"{trace.path}:{line.number}"
+            raise NotATraceError(f"{where}: not a line of a journal: {error}") from error
     run.last_ms = at_ms
     run.differences = list(_compare(run))
     return run
+
+
+def _step(
+    run: JournalReplay,
+    engine: Engine,
+    table: SlotTable,
+    line: JournalLine,
+    *,
+    at_ms: int,
+    cause: str,
+) -> None:
+    match line.kind:
+        case "apply":
+            _apply(table, line)
+        case "in":
+            run.inputs += 1
+            if not _feed(engine, line, at_ms):
+                run.skipped_inputs += 1
+            plains = [op_to_plain(op) for op in engine.take_ops()]
+            run.replayed += [_done(plain, at_ms, line.number, cause) for plain in plains]
+        case "op":
+            run.recorded.append(_done(line.fields, at_ms, line.number, cause))
 
 
 def _done(plain: Plain, at_ms: int, line: int, cause: str) -> _Done:
@@ -234,12 +250,16 @@ def _name(plain: Plain) -> str:
     kind = str(plain.get("op"))
     match kind:
         case "publish":
-            payload = cast("Plain", plain.get("payload") or {})
+            payload = _object(plain.get("payload"))
             name = payload.get("Application-Name") or payload.get("Event-Name")
             return f"{kind} {name}"
         case "append":
-            return f"{kind} {cast('Plain', plain.get('record') or {}).get('t')}"
+            return f"{kind} {_object(plain.get('record')).get('t')}"
         case "log":
             return f"{kind} {plain.get('event')!r}"
         case _:
             return kind
+
+
+def _object(value: object) -> Plain:
+    return value if isinstance(value, Mapping) else {}

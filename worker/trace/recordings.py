@@ -8,19 +8,20 @@ is not on the wire.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import orjson
 
-from worker.trace.lines import Message, NotATraceError
+from worker.trace.lines import Message, NotATraceError, Trace
 
 Plain = Mapping[str, object]
 
 BASE_MS: Final = 1_800_000_000_000
 """Where such a recording's clock begins: only differences of times matter."""
+LONGEST_MS: Final = 86_400_000
 _BINARY: Final = re.compile(r'<<"(.*)">>', re.DOTALL)
 
 
@@ -78,7 +79,7 @@ def _message(item: object, number: int) -> Message | None:
 
 
 def _ms(value: object) -> int:
-    return int(value) if isinstance(value, int | float) else 0
+    return int(value) if isinstance(value, int | float) and 0 <= value <= LONGEST_MS else 0
 
 
 def _outcomes(value: object) -> tuple[Outcome, ...] | None:
@@ -103,3 +104,13 @@ def _outcomes(value: object) -> tuple[Outcome, ...] | None:
 def _text(value: object) -> str:
     match = _BINARY.fullmatch(str(value))
     return match[1] if match else str(value)
+
+
+def messages_of(trace: Trace) -> Iterator[Message]:
+    """The messages of a trace of ``record --routes``, but for those whose time is nonsense."""
+    first_ms: int | None = None
+    for line in trace.lines:
+        if isinstance(line, Message):
+            first_ms = line.at_ms if first_ms is None else first_ms
+            if first_ms <= line.at_ms <= first_ms + 31 * LONGEST_MS:
+                yield line

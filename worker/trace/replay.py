@@ -49,6 +49,9 @@ from worker.trace.visible import UNTIMELY, Visibility
 
 Plain = Mapping[str, object]
 
+DAY_MS: Final = 86_400_000
+LONGEST_MS: Final = 31 * DAY_MS
+"""A longer recording has a line whose time is nonsense."""
 WAIT_FOR_ASKER_MS: Final = 5_000
 """An answer waits so long for replay to ask its question."""
 AFTER_LAST_WORDS_MS: Final = 2
@@ -93,7 +96,9 @@ class Replay:
         )
         self._matcher = Matcher(exact=self._survey.has_our_ids, on_pair=self._paired)
         times = [line.at_ms for line in _timed(trace)] or [trace.head.started_at_ms]
-        self._start_ms, self._end_ms = min(times), max(times)
+        self._start_ms, self._end_ms = times[0], max(times)
+        if self._end_ms - self._start_ms > LONGEST_MS:
+            raise NotATraceError(f"{trace.path}: it lasts longer than {LONGEST_MS // DAY_MS} days")
         self._inputs = 0
         self._tags = 0
         self._said: list[Effect] = []

@@ -38,8 +38,8 @@ class Visibility:
 
     def is_old(self, effect: Effect) -> bool:
         """About a call that was looked after before the recording began."""
-        call_id = effect.payload.get("Call-ID")
-        session = effect.payload.get("Msg-ID")
+        call_id = str(effect.payload.get("Call-ID"))
+        session = str(effect.payload.get("Msg-ID"))
         return call_id in self.survey.old_calls or session in self.survey.old_sessions
 
     def counts_recorded(self, effect: Effect) -> bool:
@@ -68,7 +68,7 @@ class Visibility:
         """Of a lamp nobody lit in this trace: an answer from what a worker remembers."""
         if all(seen.joined for seen in self.survey.workers.values()):
             return False
-        if effect.payload.get("Call-ID") in self.survey.calls:
+        if str(effect.payload.get("Call-ID")) in self.survey.calls:
             return False
         channel = effect.channel.lower()
         return not any(other.channel.lower() == channel for other in self.said)

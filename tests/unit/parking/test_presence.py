@@ -363,15 +363,6 @@ def test_a_lamp_that_moved_away_is_not_spoken_of_any_more() -> None:
     assert book.stats().foreign == 1
 
 
-def test_an_adopted_lamp_is_said_again_and_refreshed_from_then_on() -> None:
-    book = a_book(expires_s=600)
-    book.saw_occupied(a_slot())
-    book.adopt(a_slot(), 1_000)
-    first, second = drain(book, 500_000)
-    assert (first[0], first[1].reason) == (1_500, Reason.ADOPTED)
-    assert second[1].reason is Reason.REFRESHED
-
-
 def test_when_another_worker_lights_the_same_call_our_terminated_is_not_repeated() -> None:
     book = a_book()
     book.light(a_slot(), 0)
