@@ -256,6 +256,7 @@ def test_a_recorded_demo_replays(vhost_url: str, tmp_path: Path) -> None:
     assert_mutations_are_named(trace)
 
 
+@pytest.mark.chaos  # replay may give an execute in flight at the kill to the wrong worker
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
 def test_two_workers_of_which_one_ends_replay(
     own_peer: Peer, own_url: str, tmp_path: Path, number: int

@@ -18,7 +18,7 @@ from worker.trace.redact import Redactor
 from worker.trace.replay import replay
 from worker.trace.shadow import Shadow
 
-JUNK = (None, True, 0, -1, 2**70, 1.5, "", "x", "\ud800", "*", "pid://", "a" * 300, [], {}, [1])
+JUNK: list[Any] = (None, True, 0, -1, 2**70, 1.5, "", "x", "\ud800", "*", "pid://", "a" * 300, [], {}, [1])
 ROWS = [json.loads(row) for row in parked_and_retrieved().rows(numbered=True)]
 
 
@@ -51,11 +51,14 @@ def test_a_spoiled_trace_is_replayed_or_refused(seed: int) -> None:
     rows = copy.deepcopy(ROWS)
     for _ in range(chance.choice([1, 3, 10])):
         spoil(rows, chance)
+    refusal = ""
     try:
         trace = parse_trace([json.dumps(row).encode() for row in rows])
         assert replay(trace).inputs >= 0
     except NotATraceError as error:
-        assert "\n" not in str(error)
+        refusal = str(error)
+    if refusal:
+        assert "\n" not in refusal
         return
     redactor = Redactor(b"k")
     for line in trace.lines:
