@@ -18,7 +18,8 @@ from worker.trace.redact import Redactor
 from worker.trace.replay import replay
 from worker.trace.shadow import Shadow
 
-JUNK: list[Any] = (None, True, 0, -1, 2**70, 1.5, "", "x", "\ud800", "*", "pid://", "a" * 300, [], {}, [1])
+JUNK: tuple[Any, ...] = (None, True, 0, -1, 2**70, 1.5, "", "x", "\ud800", "*", "pid://")
+JUNK += ("a" * 300, [], {}, [1])
 ROWS = [json.loads(row) for row in parked_and_retrieved().rows(numbered=True)]
 
 
